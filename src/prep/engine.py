@@ -1,0 +1,168 @@
+"""Run independent shard tasks: in this process, in threads, or in a pool of processes that survives its workers.
+
+A task is plain data, its function a plain module-level function; both are safe to run twice.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from prep.errors import PrepError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_FAILURES = 10  # after so many failed tasks no further one is started
+MAX_ATTEMPTS = 3  # of a task whose worker process dies
+
+
+def default_workers() -> int:
+    """One worker per core this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(function: Callable[[T], R], tasks: Sequence[T], *, workers: int, threads: bool = False) -> Iterator[R]:
+    """Call `function` on every task and yield results as they come.
+
+    A failing task does not stop the others; the failures are raised together at the end.
+
+    Args:
+        workers: tasks at work at once; 1 runs them here, in order.
+        threads: use threads (for tasks that wait on the network) rather than processes.
+
+    Raises:
+        PrepError: the first failure, and how many there were.
+    """
+    failures: list[PrepError] = []
+    if workers == 1 and not threads:
+        runs = _run_here(function, tasks, failures)
+    elif threads:
+        runs = _run_threads(function, tasks, workers, failures)
+    else:
+        runs = _run_processes(function, tasks, workers, failures)
+    yield from runs
+    if failures:
+        first = failures[0]
+        if len(failures) > 1:
+            raise type(first)(f"{first.message}\n(and {len(failures) - 1} more failures)", first.next_step)
+        raise first
+
+
+def _run_here(function: Callable[[T], R], tasks: Sequence[T], failures: list[PrepError]) -> Iterator[R]:
+    for task in tasks:
+        try:
+            yield function(task)
+        except PrepError as error:
+            failures.append(error)
+            if len(failures) >= MAX_FAILURES:
+                return
+
+
+def _run_threads(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, failures: list[PrepError]
+) -> Iterator[R]:
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from _feed(pool, function, deque(tasks), 2 * workers, failures)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_processes(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, failures: list[PrepError]
+) -> Iterator[R]:
+    """Feed a pool; when a worker dies, run what was under way one task at a time, so that the deadly one shows."""
+    waiting = deque(tasks)
+    while waiting and len(failures) < MAX_FAILURES:
+        suspects: list[T] = []
+        with _Processes(min(workers, len(waiting))) as pool:
+            yield from _feed(pool, function, waiting, 2 * workers, failures, suspects)
+        for suspect in suspects:
+            yield from _run_alone(function, suspect, failures)
+
+
+def _run_alone(function: Callable[[T], R], task: T, failures: list[PrepError]) -> Iterator[R]:
+    for _ in range(MAX_ATTEMPTS - 1):
+        died: list[T] = []
+        with _Processes(1) as pool:
+            yield from _feed(pool, function, deque([task]), 1, failures, died)
+        if not died:
+            return
+    failures.append(
+        PrepError(
+            f"a worker process died {MAX_ATTEMPTS} times on {task}",
+            "Out of memory? Set `workers: 1` in prep.yaml and run the same command; finished work is kept.",
+        )
+    )
+
+
+def _feed(
+    pool: Executor,
+    function: Callable[[T], R],
+    waiting: deque[T],
+    in_flight: int,
+    failures: list[PrepError],
+    suspects: list[T] | None = None,
+) -> Iterator[R]:
+    """Keep `in_flight` tasks in the pool; a broken pool leaves its tasks in `suspects` and returns."""
+    running: dict[Future[R], T] = {}
+    broken = False
+    while (waiting and not broken and len(failures) < MAX_FAILURES) or running:
+        while waiting and not broken and len(running) < in_flight and len(failures) < MAX_FAILURES:
+            task = waiting.popleft()
+            try:
+                running[pool.submit(function, task)] = task
+            except BrokenProcessPool:
+                waiting.appendleft(task)
+                broken = True
+        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            task = running.pop(future)
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                if suspects is None:
+                    raise
+                suspects.append(task)
+                broken = True
+            except PrepError as error:
+                failures.append(error)
+
+
+class _Processes(ProcessPoolExecutor):
+    """Worker processes that end with this one, and at once when it stops caring for their results."""
+
+    def __init__(self, workers: int) -> None:
+        # Not fork: the parent may hold threads and locks of DuckDB and Arrow.
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["prep.sql", "pyarrow.parquet"])
+        super().__init__(workers, mp_context=context, initializer=_start_worker)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            for process in list((self._processes or {}).values()):
+                process.kill()
+        self.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and die with it: a worker that outlived a killed run would write beside the next."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

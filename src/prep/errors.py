@@ -1,0 +1,50 @@
+"""Every error a user can meet, as one small tree.
+
+    PrepError               something the user can act on: one message, one next step
+    ├── UsageError          an option or argument that cannot be honoured
+    ├── ConfigError         a dataset, recipe or prep.yaml that says something impossible (file and line)
+    ├── WorkspaceError      the workspace: not one, busy, unwritable, full
+    ├── SourceError         a publisher: unreachable, gated, file gone, wrong bytes
+    └── DataError           the data: not the format it says, a missing column, nothing left
+
+Anything else that reaches the user is a bug in `prep` and is reported as one.
+"""
+
+from __future__ import annotations
+
+
+class PrepError(Exception):
+    """Something the user can act on.
+
+    Args:
+        message: what happened, one line where possible, naming the file, dataset or option.
+        next_step: what to do or type next; shown on a line of its own.
+    """
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message, next_step)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.next_step}" if self.next_step else self.message
+
+
+class UsageError(PrepError):
+    """An option or argument that cannot be honoured."""
+
+
+class ConfigError(PrepError):
+    """A dataset, recipe or prep.yaml that says something impossible."""
+
+
+class WorkspaceError(PrepError):
+    """A workspace that is not one, is busy, or cannot be written."""
+
+
+class SourceError(PrepError):
+    """A publisher that cannot be reached, refuses, or sends the wrong bytes."""
+
+
+class DataError(PrepError):
+    """Data that is not what its configuration says."""

@@ -1,0 +1,1 @@
+"""Image bytes: out of archives or from addresses, probed, and stored."""

@@ -1,0 +1,93 @@
+"""Records out of parts, whatever the publisher's format, as a DuckDB relation called `records`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from prep import sql
+from prep.config import Records
+from prep.datasets import SizeOf
+from prep.errors import DataError, PrepError
+
+
+@contextmanager
+def open_records(
+    connection: duckdb.DuckDBPyConnection, records: Records, part: Path, size_of: SizeOf
+) -> Iterator[None]:
+    """Make the records of one part the view `records`, its columns under their canonical names.
+
+    Args:
+        size_of: width and height of an image, for datasets whose annotations need them.
+
+    Raises:
+        DataError: the part is not the format it is said to be, or lacks a column (the message lists those it has).
+    """
+    raised: list[PrepError] = []  # inside DuckDB's scan an exception would lose its type
+    damaged = f"Delete {part} and run `prep download` again; if it stays so, the publisher changed its format."
+    with sql.data_errors(f"{part}: not the {records.format} it should be", damaged):
+        if records.format == "parquet":
+            connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.parquet_files([part])}")
+        elif records.format == "csv":
+            connection.execute(
+                "CREATE VIEW published AS SELECT * FROM "
+                f"read_csv([{sql.text(str(part))}], header = true, sample_size = -1)"
+            )
+        else:
+            connection.register("published", _arrow_reader(records, part, size_of, raised))
+        columns = [row[0] for row in connection.execute("DESCRIBE published").fetchall()]
+    names = ", ".join(_canonical(records, columns, part))
+    connection.execute(f"CREATE VIEW records AS SELECT {names} FROM published")
+    try:
+        yield
+    except (duckdb.Error, DataError) as error:
+        if raised:
+            raise raised[0] from error
+        raise
+
+
+def _canonical(records: Records, columns: list[str], part: Path) -> list[str]:
+    """SQL of every column, renamed where the dataset's YAML knows it under other names."""
+    published = {column.lower(): column for column in columns}
+    chosen: dict[str, str] = {}
+    for canonical, aliases in records.columns.items():
+        found = next((published[alias.lower()] for alias in aliases if alias.lower() in published), None)
+        if found is not None:
+            chosen[canonical] = sql.name(found)
+        elif canonical in records.optional:
+            chosen[canonical] = "NULL"
+        else:
+            raise DataError(
+                f"{part}: no column for {canonical!r} (any of {', '.join(aliases)}); it has: {', '.join(columns)}",
+                "Write the column's name here into the dataset's YAML, under records.columns.",
+            )
+    taken = {expression.strip('"').lower() for expression in chosen.values()} | {name.lower() for name in chosen}
+    own = [sql.name(column) for column in columns if column.lower() not in taken]
+    return [f"{expression} AS {sql.name(name)}" for name, expression in chosen.items()] + own
+
+
+def _arrow_reader(records: Records, part: Path, size_of: SizeOf, raised: list[PrepError]) -> pa.RecordBatchReader:
+    """The batches of a reader in `prep.readers` or a function in `prep.datasets`, with the first one's schema."""
+    if records.function is not None:
+        module, _, name = records.function.partition(".")
+        batches = getattr(import_module(f"prep.datasets.{module}"), name)(part, size_of)
+    else:
+        batches = import_module(f"prep.readers.{records.format}").read(part)
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"{part} has no records", "Is the download whole? `prep download --force` brings it anew.")
+
+    def rest() -> Iterator[pa.RecordBatch]:
+        try:
+            yield first
+            yield from batches
+        except PrepError as error:
+            raised.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(first.schema, rest())

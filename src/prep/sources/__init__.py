@@ -1,0 +1,71 @@
+"""Where published files come from: one module per kind of place, each with the same two functions.
+
+list_parts(source, folder, revision)  what the publisher has, and what it says of each file
+fetch(source, part, target, advance)  bring one part to `target`, whole or not at all
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from prep.config import Source
+from prep.progress import Advance
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file as the publisher split it.
+
+    Attributes:
+        path: its path below `raw/<dataset>/`.
+        url: where it is; for a local or manual file its path.
+        size_bytes, sha256, md5: as far as the publisher says.
+        version: anything else that changes when the file does (an ETag, a modification time).
+    """
+
+    path: str
+    url: str
+    size_bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a publisher has: its parts, sorted by path, and what was resolved on the way (a commit)."""
+
+    parts: tuple[Part, ...]
+    resolved: dict[str, Any] = field(default_factory=dict)
+
+
+class SourceModule(Protocol):
+    """What every module in this package offers."""
+
+    def list_parts(self, source: Any, folder: Path, revision: str | None) -> Listing:
+        """The source's parts; `folder` is the dataset's place in `raw/`, `revision` one pinned before."""
+
+    def fetch(self, source: Any, part: Part, target: Path, advance: Advance) -> None:
+        """Bring one part to `target`, whole or not at all."""
+
+
+def module_of(source: Source) -> SourceModule:
+    """The module for the source's kind."""
+    return cast(SourceModule, import_module(f"prep.sources.{source.kind}"))
+
+
+def matching(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
+    """The paths that some glob of `include` takes and none of `exclude`; `*` crosses folders. Hidden files never."""
+    include, exclude = tuple(include), tuple(exclude)
+    return sorted(
+        path
+        for path in paths
+        if not path.rsplit("/", 1)[-1].startswith(".")
+        and any(fnmatch.fnmatchcase(path, glob) for glob in include)
+        and not any(fnmatch.fnmatchcase(path, glob) for glob in exclude)
+    )

@@ -1,0 +1,92 @@
+"""Datasets on the Hugging Face hub: its own client lists and authenticates, our transfer brings the bytes.
+
+`HF_ENDPOINT`, `HF_TOKEN` and the client's stored login work as they do everywhere.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+from prep.config import HuggingFaceSource
+from prep.errors import PrepError, SourceError
+from prep.progress import Advance
+from prep.sources import Listing, Part, matching
+from prep.sources.transfer import USER_AGENT, transfer
+
+
+def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) -> Listing:
+    """The repository's files that match, at `revision` or (if None) where the source's revision points now.
+
+    Raises:
+        SourceError: no such repository or revision, no access, no network.
+    """
+    api = HfApi()
+    try:
+        commit = revision or api.dataset_info(source.repo, revision=source.revision).sha
+        tree = api.list_repo_tree(source.repo, repo_type="dataset", revision=commit, recursive=True)
+        entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    except Exception as error:
+        _explain(source, error)
+    parts = []
+    for path in matching(entries, source.include, source.exclude):
+        entry = entries[path]
+        url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit)
+        parts.append(Part(path, url, entry.size, entry.lfs.sha256 if entry.lfs else None, None, entry.blob_id))
+    return Listing(tuple(parts), {"repo": source.repo, "revision": commit})
+
+
+def fetch(source: HuggingFaceSource, part: Part, target: Path, advance: Advance) -> None:
+    """Bring one file of the repository."""
+    try:
+        transfer(part, target, build_hf_headers(user_agent=USER_AGENT), advance)
+    except SourceError as error:
+        if "access refused" in error.message:
+            raise _refused(source) from error
+        raise
+
+
+def _refused(source: HuggingFaceSource) -> SourceError:
+    return SourceError(
+        f"hub dataset {source.repo} is gated or private, and this account has no access",
+        f"Accept its terms at https://huggingface.co/datasets/{source.repo}, then set HF_TOKEN or run `hf auth login`.",
+    )
+
+
+def _explain(source: HuggingFaceSource, error: Exception) -> NoReturn:
+    """Raise what the hub's client met as one message with its next step."""
+    if isinstance(error, PrepError):
+        raise error
+    if isinstance(error, GatedRepoError):
+        raise _refused(source) from error
+    if isinstance(error, RevisionNotFoundError):
+        raise SourceError(
+            f"hub dataset {source.repo} has no revision {source.revision!r}", "Check the dataset's YAML."
+        ) from error
+    if isinstance(error, RepositoryNotFoundError):
+        raise SourceError(
+            f"hub dataset {source.repo} is not there, or is private",
+            "Check the name; for a private one set HF_TOKEN or run `hf auth login`.",
+        ) from error
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code if error.response is not None else "nothing"
+        raise SourceError(
+            f"the hub answers {status} for {source.repo}", "Try again later; finished parts are kept."
+        ) from error
+    if isinstance(error, OSError | OfflineModeIsEnabled) or type(error).__module__.startswith("httpx"):
+        raise SourceError(
+            f"the hub cannot be reached for {source.repo}: {error}",
+            "Check the network and HF_ENDPOINT, then run the same command; finished parts are kept.",
+        ) from error
+    raise error

@@ -1,0 +1,47 @@
+"""Files that are on this machine already: linked into `raw/`, never copied or changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prep.config import LocalSource
+from prep.errors import SourceError
+from prep.progress import Advance
+from prep.sources import Listing, Part, matching
+
+
+def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listing:
+    """The file, or the files of the folder that match; a changed size or modification time makes a new version.
+
+    Raises:
+        SourceError: there is nothing at the path.
+    """
+    root = Path(source.path).expanduser()
+    if root.is_file():
+        return Listing((_part(root, root.name),))
+    if not root.is_dir():
+        raise SourceError(f"{root} is neither a file nor a folder", "Mend the path in the dataset's `source`.")
+    paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+    return Listing(tuple(_part(paths[name], name) for name in matching(paths, source.include)))
+
+
+def fetch(source: LocalSource, part: Part, target: Path, advance: Advance) -> None:
+    """Link the file to its place.
+
+    Raises:
+        SourceError: it is gone.
+    """
+    origin = Path(part.url)
+    if not origin.is_file():
+        raise SourceError(f"{origin} is gone", "Put it back, then run the same command.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(origin)
+    temporary.replace(target)
+    advance(part.size_bytes or 0)
+
+
+def _part(path: Path, name: str) -> Part:
+    status = path.stat()
+    return Part(name, str(path.absolute()), status.st_size, version=str(status.st_mtime_ns))

@@ -1,0 +1,83 @@
+"""DuckDB as every stage uses it: bounded memory, one thread a task, whole files or none."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from prep.engine import default_workers
+from prep.errors import DataError
+from prep.files import atomic_path
+
+TASK_KEY = "prep.task"  # in a parquet file's metadata: fingerprint of what the file was made from
+ROW = "CAST(split_part(key, '#', -1) AS BIGINT)"  # row of a sample in its part, out of its key
+
+
+@contextmanager
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB connection for one shard task.
+
+    One thread, because tasks run side by side and one thread writes the same bytes every time; this task's share
+    of half the memory; spill files in a folder that goes away with it. Join sides stay as written: the samples
+    are streamed past the facts, so their order is kept.
+    """
+    with tempfile.TemporaryDirectory(prefix="prep-duckdb-") as spill:
+        connection = duckdb.connect(
+            config={
+                "threads": 1,
+                "memory_limit": f"{max(5, 50 // default_workers())}%",
+                "temp_directory": spill,
+                "preserve_insertion_order": True,
+                "disabled_optimizers": "join_order,build_side_probe_side",
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            }
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def text(value: str) -> str:
+    """`value` as an SQL string literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def name(value: str) -> str:
+    """`value` as an SQL identifier."""
+    return '"' + value.replace('"', '""') + '"'
+
+
+def parquet_files(paths: Iterable[Path]) -> str:
+    """A table expression that reads exactly these parquet files, in this order."""
+    return f"read_parquet([{', '.join(text(str(path)) for path in paths)}])"
+
+
+@contextmanager
+def data_errors(about: str, next_step: str = "") -> Iterator[None]:
+    """Turn DuckDB's errors into a DataError about `about`; a full disk stays an OSError."""
+    try:
+        yield
+    except duckdb.Error as error:
+        message = str(error)
+        if "No space left" in message:
+            raise OSError(errno.ENOSPC, "No space left on device", about) from error
+        raise DataError(f"{about}: {message}", next_step) from error
+
+
+def copy_to_parquet(
+    connection: duckdb.DuckDBPyConnection, query: str, target: Path, metadata: Mapping[str, str]
+) -> int:
+    """Write the rows of `query` to the parquet file `target`, whole or not at all; the number of rows."""
+    pairs = ", ".join(f"{name(key)}: {text(value)}" for key, value in metadata.items())
+    with atomic_path(target) as temporary:
+        result = connection.execute(
+            f"COPY ({query}) TO {text(str(temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{pairs}}})"
+        ).fetchall()
+    return int(result[0][0])

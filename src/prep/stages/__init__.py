@@ -1,0 +1,1 @@
+"""The stages, named like the commands; each reads what earlier ones wrote and writes its own folder."""

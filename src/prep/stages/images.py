@@ -1,0 +1,275 @@
+"""images: image bytes to disk or S3, and an index of every image: where it is, what it is, or why it is missing."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prep.config import ArchiveImages, Dataset, GivenImages, UrlImages
+from prep.errors import SourceError
+from prep.images.archives import archive_stem
+from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
+from prep.manifest import Manifest, fingerprint, read_manifest
+from prep.stages.shards import Outcome, build_shards
+from prep.workspace import Workspace, shard_name
+
+VERSION = 1  # raise when the same inputs give other bytes
+HOPELESS = 10  # so many addresses, none reached, are no accident
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Where a dataset's images are kept, as plain data for a worker."""
+
+    root: str
+    dataset: str
+    s3_endpoint: str | None
+
+
+@dataclass(frozen=True)
+class ArchiveTask:
+    """The images of one archive."""
+
+    archive: Path
+    archive_sha256: str
+    stem: str
+    key: str
+    store: StoreSpec
+    output: Path
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The shard of the index."""
+        return (self.output,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything the shard and its images are made from."""
+        store = (self.store.root, self.store.s3_endpoint)
+        return fingerprint([VERSION, self.archive_sha256, self.stem, self.key, store])
+
+
+@dataclass(frozen=True)
+class UrlTask:
+    """The images of `CHUNK_ROWS` rows of a shard of samples.
+
+    Which of the rows are fetched depends on the filter and changes with it, so the fingerprint names the place of
+    the rows alone: a chunk is made again only when a row that passes the filter is not in its index yet, and then
+    only that row is fetched.
+    """
+
+    table: str
+    shard: str
+    chunk: int
+    filtered: Path
+    dropped: Path
+    store: StoreSpec
+    allow_private_hosts: bool
+    refetch: bool
+    output: Path
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The shard of the index."""
+        return (self.output,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Which rows, and where their images are kept."""
+        store = (self.store.root, self.store.s3_endpoint)
+        return fingerprint([VERSION, self.table, self.shard, self.chunk, CHUNK_ROWS, store])
+
+
+def images(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry_run: bool = False) -> Outcome:
+    """Store the images of `dataset` and index them.
+
+    Archive datasets need their parts downloaded; address datasets need their tables filtered, because only rows
+    that passed the filter are fetched. Until then the outcome is `waiting`.
+
+    Raises:
+        SourceError: no address of a shard could be reached at all.
+        DataError: an archive is broken.
+    """
+    if isinstance(dataset.images, UrlImages):
+        return _from_urls(workspace, dataset, force, dry_run)
+    if isinstance(dataset.images, ArchiveImages):
+        return _from_archives(workspace, dataset, dataset.images, force, dry_run)
+    note = "its samples point at their images" if isinstance(dataset.images, GivenImages) else "has no images"
+    return Outcome("images", dataset.name, "up to date", note=note)
+
+
+# -- archives ------------------------------------------------------------------------------------------------
+
+
+def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, force: bool, dry_run: bool) -> Outcome:
+    raw = read_manifest(workspace.raw(dataset.name))
+    if raw is None:
+        return Outcome("images", dataset.name, "waiting", note="download first")
+    folder = workspace.index(dataset.name)
+    archives = [part for part in raw.shards if fnmatch.fnmatchcase(part.name, kind.parts)]
+    if not archives:
+        raise SourceError(
+            f"{dataset.name}: none of its {len(raw.shards)} parts matches images.parts {kind.parts!r}",
+            "Mend the dataset's YAML.",
+        )
+    tasks = [
+        ArchiveTask(
+            workspace.raw(dataset.name) / part.name,
+            part.sha256,
+            archive_stem(part.name),
+            kind.key,
+            StoreSpec(workspace.image_root, dataset.name, workspace.config.s3_endpoint),
+            folder / shard_name(index),
+        )
+        for index, part in enumerate(archives)
+    ]
+    return build_shards(
+        "images",
+        dataset.name,
+        folder,
+        tasks,
+        make_from_archive,
+        count_images,
+        facts={"root": workspace.image_root},
+        workers=workspace.workers,
+        force=force,
+        dry_run=dry_run,
+    )
+
+
+def make_from_archive(task: ArchiveTask) -> None:
+    """Store every image of one archive and write its shard of the index."""
+    from prep.images.archives import image_key, image_members, safe_member
+    from prep.images.index import IndexRow, store_image, write_index
+    from prep.images.store import open_store
+
+    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
+    rows: dict[str, Any] = {}
+    for member, data in image_members(task.archive):
+        key = image_key(task.key, task.stem, member)
+        safe = safe_member(member)
+        if safe is None:
+            rows[key] = IndexRow(key, "unsafe_name", member)
+        elif data is None:
+            rows[key] = IndexRow(key, "too_large", member)
+        else:
+            stem = f"{task.stem}/{PurePosixPath(safe).with_suffix('')}"
+            rows[key] = store_image(store, key, stem, member, data)
+    store.sync()
+    write_index(task.output, rows.values(), task.fingerprint)
+
+
+def count_images(task: ArchiveTask | UrlTask) -> dict[str, int]:
+    """Images of the finished shard by status."""
+    from prep.images.index import count_statuses
+
+    return count_statuses(task.output)
+
+
+# -- addresses -----------------------------------------------------------------------------------------------
+
+
+def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: bool) -> Outcome:
+    tables = [table for table in workspace.table_names if table in dataset.tables]
+    manifests = {table: read_manifest(workspace.filtered(table)) for table in tables}
+    if not all(manifests.values()):
+        return Outcome("images", dataset.name, "waiting", note="normalize and filter first")
+    folder = workspace.index(dataset.name)
+    index = read_manifest(folder)
+    if not force and index and all(_is_covered(manifest) for manifest in manifests.values()):
+        return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
+
+    tasks: list[UrlTask] = []
+    for table in tables:
+        normalized = read_manifest(workspace.normalized(table))
+        for shard in normalized.shards if normalized else ():
+            for chunk in range(-(-(shard.rows or 0) // CHUNK_ROWS)):
+                tasks.append(
+                    UrlTask(
+                        table,
+                        shard.name,
+                        chunk,
+                        workspace.filtered(table) / shard.name,
+                        workspace.dropped(table) / shard.name,
+                        StoreSpec(workspace.image_root, dataset.name, workspace.config.s3_endpoint),
+                        workspace.config.allow_private_hosts,
+                        force,
+                        folder / chunk_name(table, shard.name, chunk),
+                    )
+                )
+    return build_shards(
+        "images",
+        dataset.name,
+        folder,
+        tasks,
+        make_from_urls,
+        count_images,
+        facts={"root": workspace.image_root},
+        workers=workspace.workers,
+        force=force,
+        dry_run=dry_run,
+        is_stale=lambda task: bool(_missing_images(task)),
+    )
+
+
+def _is_covered(filtered: Manifest | None) -> bool:
+    """Whether the filter saw the index and found no passing row without an image in it."""
+    return filtered is not None and bool(filtered.facts["has_images"]) and not filtered.counts.get(NOT_FETCHED)
+
+
+def _missing_images(task: UrlTask) -> list[tuple[str, str]]:
+    """(image key, address) of the chunk's rows that pass the filter and are not in the index, in row order."""
+    from prep import sql
+
+    known = f"SELECT image_key FROM {sql.parquet_files([task.output])}"
+    if task.refetch or not task.output.is_file():
+        known = "SELECT NULL WHERE false"
+    query = f"""
+        SELECT image_key, any_value(url) FROM (
+            SELECT key, image_key, url FROM {sql.parquet_files([task.filtered])}
+            UNION ALL
+            SELECT key, image_key, url FROM {sql.parquet_files([task.dropped])} WHERE reason = '{NOT_FETCHED}'
+        )
+        WHERE {sql.ROW} // {CHUNK_ROWS} = {task.chunk} AND image_key NOT IN ({known})
+        GROUP BY image_key ORDER BY min({sql.ROW})
+    """
+    with sql.connect() as connection:
+        return connection.execute(query).fetchall()
+
+
+def make_from_urls(task: UrlTask) -> None:
+    """Fetch and store the images that a chunk lacks, and write its shard of the index, old rows first.
+
+    Raises:
+        SourceError: none of at least `HOPELESS` addresses could be reached: that is this machine, not the images.
+    """
+    from prep.images.fetch import Fetched, fetch_all
+    from prep.images.index import IndexRow, read_index, store_image, write_index
+    from prep.images.store import open_store
+
+    missing = _missing_images(task)
+    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
+    rows: dict[int, IndexRow] = {}
+
+    def keep(place: int, fetched: Fetched) -> None:
+        key, url = missing[place]
+        if fetched.status == "ok":
+            rows[place] = store_image(store, key, f"{key[:2]}/{key}", url, fetched.data)
+        else:
+            rows[place] = IndexRow(key, fetched.status, url, error=fetched.error)
+
+    fetch_all((url for _, url in missing), keep, allow_private_hosts=task.allow_private_hosts)
+    unreached = [row for row in rows.values() if row.status in ("dns", "connect", "timeout", "tls")]
+    if len(unreached) == len(rows) >= HOPELESS:
+        raise SourceError(
+            f"none of {len(rows)} addresses of {task.store.dataset} could be reached; the first: "
+            f"{unreached[0].status} ({unreached[0].error}) for {unreached[0].source}",
+            "Check the network and DNS of this machine, then run the same command.",
+        )
+    old: list[IndexRow] = []
+    if task.output.is_file() and not task.refetch:
+        old = [IndexRow(**row) for row in read_index([task.output]).to_pylist()]
+    store.sync()
+    write_index(task.output, [*old, *(rows[place] for place in sorted(rows))], task.fingerprint)

@@ -1,0 +1,175 @@
+"""What the stages that write parquet shards share: decide, make what is missing, describe, manifest last.
+
+A shard carries in its parquet metadata the fingerprint of everything it was made from, so a killed run is picked up
+from the shards alone, and a shard made from other inputs is never mistaken for a finished one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from prep.engine import run_tasks
+from prep.files import hash_file
+from prep.manifest import Manifest, Shard, read_manifest, remove_manifest, write_manifest
+from prep.progress import bar
+
+State = Literal["done", "up to date", "waiting", "planned"]
+
+
+class ShardTask(Protocol):
+    """One shard to be made: plain data that a worker process can be handed."""
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Files it writes; the last is the shard itself, written last."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of everything the shard is made from."""
+
+
+TaskT = TypeVar("TaskT", bound=ShardTask)
+Make = Callable[[TaskT], None]
+Count = Callable[[TaskT], dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did for one dataset or table.
+
+    Attributes:
+        state: `done` (something was made), `up to date`, `waiting` (an earlier stage has to come first; `note`
+            says which) or `planned` (a dry run).
+        made: shards or parts made, or that would be made.
+        total: shards or parts in all.
+        manifest: what is there now; None when unfinished.
+    """
+
+    stage: str
+    name: str
+    state: State
+    made: int = 0
+    total: int = 0
+    manifest: Manifest | None = None
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        data: dict[str, Any] = {
+            "stage": self.stage,
+            "name": self.name,
+            "state": self.state,
+            "made": self.made,
+            "total": self.total,
+        }
+        if self.manifest is not None:
+            data["rows"] = self.manifest.rows
+            data["size_bytes"] = self.manifest.size_bytes
+            data["counts"] = self.manifest.counts
+            data["facts"] = dict(self.manifest.facts)
+        if self.note:
+            data["note"] = self.note
+        return data
+
+
+def build_shards(
+    stage: str,
+    name: str,
+    folder: Path,
+    tasks: Sequence[TaskT],
+    make: Make[TaskT],
+    count: Count[TaskT],
+    *,
+    facts: Mapping[str, Any],
+    workers: int,
+    force: bool = False,
+    dry_run: bool = False,
+    is_stale: Callable[[TaskT], bool] = lambda task: False,
+) -> Outcome:
+    """Bring `folder` to hold exactly the shards of `tasks`.
+
+    Args:
+        make: writes a task's outputs, each whole or not at all.
+        count: counts of a finished task, for the manifest.
+        facts: what the manifest says of all shards.
+        force: make every shard again.
+        is_stale: says of a finished shard that it must be made again all the same.
+
+    Raises:
+        PrepError: a task failed; finished shards stay, and the next run goes on from them.
+    """
+    manifest = read_manifest(folder)
+    known = {shard.name: shard for shard in manifest.shards} if manifest and not force else {}
+    fresh: dict[str, Shard] = {}
+    missing: list[TaskT] = []
+    for task in tasks:
+        shard = None if force else _finished(task, known.get(task.outputs[-1].name), count)
+        if shard is None or is_stale(task):
+            missing.append(task)
+        else:
+            fresh[shard.name] = shard
+    if not missing and manifest and manifest.facts == facts and len(manifest.shards) == len(tasks):
+        return Outcome(stage, name, "up to date", 0, len(tasks), manifest)
+    if dry_run:
+        return Outcome(stage, name, "planned", len(missing), len(tasks))
+
+    remove_manifest(folder)
+    _remove_strays({output for task in tasks for output in task.outputs})
+    with bar(f"{stage} {name}", len(missing), "shards") as advance:
+        for shard in run_tasks(partial(_make, make, count), missing, workers=workers):
+            fresh[shard.name] = shard
+            advance(1)
+    manifest = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in tasks), facts)
+    write_manifest(folder, manifest)
+    return Outcome(stage, name, "done", len(missing), len(tasks), manifest)
+
+
+def _finished(task: TaskT, known: Shard | None, count: Count[TaskT]) -> Shard | None:
+    """The task's shard if it is there and made from what the task is made from, else None."""
+    if not all(output.is_file() for output in task.outputs):
+        return None
+    if known is not None and known.task == task.fingerprint:
+        return known if task.outputs[-1].stat().st_size == known.size_bytes else None
+    if any(_fingerprint_in(output) != task.fingerprint for output in task.outputs):
+        return None
+    return _describe(task, count)
+
+
+def _make(make: Make[TaskT], count: Count[TaskT], task: TaskT) -> Shard:
+    make(task)
+    return _describe(task, count)
+
+
+def _describe(task: TaskT, count: Count[TaskT]) -> Shard:
+    import pyarrow.parquet as pq
+
+    path = task.outputs[-1]
+    rows = pq.read_metadata(path).num_rows
+    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), count(task))
+
+
+def _fingerprint_in(path: Path) -> str | None:
+    """The fingerprint a parquet file carries; None for one that is not ours or not readable."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from prep.sql import TASK_KEY
+
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None
+    value = metadata.get(TASK_KEY.encode())
+    return value.decode() if value else None
+
+
+def _remove_strays(wanted: set[Path]) -> None:
+    """Remove files of an earlier, different run: a loader of the folder would read them too."""
+    for folder in {path.parent for path in wanted}:
+        for path in folder.glob("*"):
+            if path.is_file() and path not in wanted:
+                path.unlink()

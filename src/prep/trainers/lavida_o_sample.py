@@ -1,0 +1,244 @@
+"""What LaViDa-O's preprocess functions make of one row, and how the loader opens its images."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from prep.schema import AESTHETIC_SCORE, PREFERENCE_SCORE
+from prep.trainers.findings import RowFault
+from prep.trainers.lavida_o import (
+    MAX_CAPTION_LENGTH,
+    PRIVATE_READER,
+    PRIVATE_SCHEME,
+    S3_SCHEME,
+    Function,
+    Holds,
+    Read,
+)
+
+ROW_FAILS = "such a row is tried for 30 s, then the next one for 30 s, then the run stops"
+FIRST_ROW_FAILS = "the entry's first sample is read at start-up: the run stops there"
+
+_MISSING = RowFault(
+    "error", "an image is not there", ROW_FAILS, "Fetch the image, or drop the row (`prep filter`)."
+)
+_UNREADABLE = RowFault(
+    "error",
+    "an image cannot be opened",
+    ROW_FAILS,
+    "Drop the row; the loader decodes whole images, so a cut-off file fails too.",
+)
+RELATIVE = RowFault(
+    "warning",
+    "an image path is relative",
+    "it is opened relative to the folder that training is started in; no image folder is put in front",
+    "Write absolute paths.",
+)
+_NEEDS_S3_READER = RowFault(
+    "warning",
+    "an image is on S3",
+    f"it is opened with a module named {PRIVATE_READER}; where training cannot import one, the run stops",
+    f"Put a module named {PRIVATE_READER} with s3_image(address) on the trainer's path, or keep images on disk.",
+)
+_NEEDS_PRIVATE_STORE = RowFault(
+    "error",
+    "an image is in the authors' private store",
+    f"it is opened with their module {PRIVATE_READER}, which is not installed here: the run stops",
+    "Use preproces_text_to_image_generation_s3 with image paths.",
+)
+_EMPTY_LIST = RowFault(
+    "error",
+    "a list of images is empty",
+    "the row counts as having an image, and `<image>` is put in its text with no picture behind it",
+    "Write null for a row without images, or drop it.",
+)
+_EMPTY_PATH = RowFault(
+    "error", "an image path is empty", ROW_FAILS, "Write null for a row without an image, or drop it."
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as its function would build it.
+
+    Attributes:
+        images: addresses as they are opened.
+        text: caption (cut as the loader cuts it), answer, or the first two turns.
+        scores: what is added to the prompt, such as `SCORE : 5.812`.
+        faults: what would go wrong; nulls are left to the caller.
+    """
+
+    images: tuple[str, ...]
+    text: str
+    scores: str
+    faults: tuple[RowFault, ...]
+
+
+def build_sample(function: Function, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> Sample:
+    """Build the sample of `row` (column -> value, as `DataFrame.iloc[i].to_dict()` gives it)."""
+    images: list[str] = []
+    texts: list[str] = []
+    faults: list[RowFault] = []
+    for read in function.reads_with(arguments):
+        value = row.get(read.column)
+        if is_null(value):
+            continue
+        if read.holds.is_image:
+            paths = _paths(read, value)
+            images += [_address(read, path, arguments, row) for path in paths or () if path]
+            faults += _path_faults(read, paths)
+        elif read.holds in (Holds.TURNS, Holds.TURNS_AS_JSON):
+            turns, problem = _turns(read, value)
+            texts += [f"{turn['from']}: {turn['value']}" for turn in turns[:2]]
+            faults += [_fault(read.column, problem)] if problem else []
+        elif read.holds.is_string:
+            texts.append(str(value)[: MAX_CAPTION_LENGTH if read.is_caption else None])
+            faults += [] if isinstance(value, str) else [_fault(read.column, "is not a string")]
+    return Sample(tuple(images), "\n".join(texts), _scores(function, row), tuple(faults))
+
+
+def null_faults(function: Function, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> list[RowFault]:
+    """Faults of a JSON row for keys that are missing, or null where the key should be left out."""
+    faults = []
+    for read in function.reads_with(arguments):
+        if read.nullable and read.column in row and row[read.column] is None:
+            faults.append(
+                RowFault("error", f"{read.column} is null", ROW_FAILS, "Leave the key out of rows without it.")
+            )
+        elif not read.nullable and row.get(read.column) is None:
+            faults.append(_fault(read.column, "is missing or null"))
+    return faults
+
+
+def is_null(value: Any) -> bool:
+    """Whether a cell has no value: None, NaN or NA."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def address_faults(address: str) -> Iterator[RowFault]:
+    """Faults of an image address as such, before it is opened."""
+    if address.startswith((S3_SCHEME, PRIVATE_SCHEME)):
+        if importlib.util.find_spec(PRIVATE_READER) is None:
+            yield _NEEDS_S3_READER if address.startswith(S3_SCHEME) else _NEEDS_PRIVATE_STORE
+    elif not os.path.isabs(address):  # noqa: PTH117  (the loader's own join and open: text, not paths)
+        yield RELATIVE
+
+
+def image_fault(address: str) -> RowFault | None:
+    """Open an image as the loader does, and say what goes wrong.
+
+    The loader hands the path to Pillow and converts to RGB, which decodes all of it; it never sets Pillow's
+    LOAD_TRUNCATED_IMAGES, so a truncated file fails. EXIF rotation plays no part. Addresses that need the private
+    reader are opened only where that module can be imported.
+    """
+    is_private = address.startswith((S3_SCHEME, PRIVATE_SCHEME))
+    if is_private and importlib.util.find_spec(PRIVATE_READER) is None:
+        return None
+    if not is_private and not Path(address).is_file():
+        return _MISSING
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd palettes and large images; the loader goes on
+            image = _open_private(address) if is_private else Image.open(address)
+            with image:
+                image.convert("RGB")
+    except Exception:
+        # As in the loader: whatever is raised, by a decoder or by the private reader, fails the row.
+        return _UNREADABLE
+    return None
+
+
+def _open_private(address: str) -> Image.Image:
+    reader = importlib.import_module(PRIVATE_READER)
+    if address.startswith(S3_SCHEME):
+        return Image.fromarray(reader.s3_image(address))
+    key = address.removeprefix(PRIVATE_SCHEME)
+    try:
+        pixels = reader.get_image({"strSource": "1024-pil-antialias"}, key)
+    except Exception:  # the store's own errors are unknown to us; the loader tries the original next
+        pixels = reader.get_image({"strSource": "raw"}, key)
+    return Image.fromarray(pixels)
+
+
+def _fault(column: str, problem: str) -> RowFault:
+    return RowFault(
+        "error", f"{column} {problem}", ROW_FAILS, "Mend or drop such rows where the table is made."
+    )
+
+
+def _paths(read: Read, value: Any) -> list[str] | None:
+    """The paths in a cell; None where it does not hold what it should."""
+    if read.holds is Holds.PRIVATE_HASH:
+        return [f"{PRIVATE_SCHEME}{value}"]
+    if isinstance(value, str):
+        if read.holds is Holds.JOINED_PATHS:
+            return value.split(";")
+        return None if read.holds is Holds.PATHS else [value]
+    is_list = isinstance(value, list | tuple | np.ndarray)
+    if is_list and read.holds in (Holds.PATHS, Holds.PATH_OR_PATHS) and all(isinstance(p, str) for p in value):
+        return list(value)
+    return None
+
+
+def _path_faults(read: Read, paths: list[str] | None) -> list[RowFault]:
+    if paths is None:
+        return [_fault(read.column, f"is not {read.holds.value}")]
+    if not paths:
+        return [_EMPTY_LIST]
+    return [] if all(paths) else [_EMPTY_PATH]
+
+
+def _address(read: Read, path: str, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """`path` behind its prefix and folder, joined as the loader joins them: an absolute path wins."""
+    before = [str(arguments[read.prefix])] if read.prefix and arguments.get(read.prefix) else []
+    if read.folder and isinstance(row.get(read.folder), str):
+        before.append(row[read.folder])
+    return os.path.join(*before, path)  # noqa: PTH118  (s3:// prefixes must keep both slashes)
+
+
+def _turns(read: Read, value: Any) -> tuple[list[dict[str, str]], str]:
+    """The turns of a conversation, and what is wrong with them (an empty string: nothing)."""
+    if read.holds is Holds.TURNS_AS_JSON:
+        if not isinstance(value, str):
+            return [], "is not a JSON string"
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [], "is not JSON"
+    if not isinstance(value, list | tuple | np.ndarray):
+        return [], "is not a list of turns"
+    turns = list(value)
+    if not all(isinstance(turn, dict) and _is_turn(turn) for turn in turns):
+        return [], "has a turn without `from` and `value` texts"
+    if turns and turns[0]["from"] not in ("human", "gpt"):
+        return turns, "begins with a turn that is neither human nor gpt"
+    # The loader drops a first turn that is not human, then insists on an answer.
+    rest = turns[1:] if turns and turns[0]["from"] == "gpt" else turns
+    if len(rest) < 2 or rest[1]["from"] != "gpt":
+        return turns, "has no human turn followed by a gpt turn"
+    return turns, ""
+
+
+def _is_turn(turn: Mapping[str, Any]) -> bool:
+    return isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
+
+
+def _scores(function: Function, row: Mapping[str, Any]) -> str:
+    parts = []
+    for column, label, factor in ((AESTHETIC_SCORE, "SCORE", 1), (PREFERENCE_SCORE, "HPS", 10)):
+        value = row.get(column)
+        if column in function.uses_when_present and not is_null(value):
+            parts.append(f"{label} : {factor * float(value):.3f}")  # type: ignore[arg-type]
+    return " ".join(parts)

@@ -1,0 +1,287 @@
+"""A workspace: the folder of one recipe, and the only place that knows its folder and file names."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prep.config import Catalogue, Dataset, Model, Recipe, Rules, Source, Table, WorkspaceConfig, load, nearest
+from prep.engine import default_workers
+from prep.errors import UsageError, WorkspaceError
+from prep.files import write_text
+
+CONFIG_NAME = "prep.yaml"
+RULES_NAME = "rules.yaml"
+LOCK_NAME = "prep.lock"
+
+_CONFIG_TEXT = """\
+# One workspace of prep. Every key but `recipe` may be left out; docs/data-format.md describes them all.
+recipe: recipe.yaml
+images: {images}            # a folder, or s3://bucket/prefix
+"""
+_RULES_TEXT = """\
+# Rules given to `prep filter` on the command line, kept so that later runs apply them too.
+# They go over the recipe's. `prep filter --reset` removes this file.
+"""
+
+
+class RulesFile(Model):
+    """rules.yaml: rules from the command line, for all tables or for one."""
+
+    all: Rules = Rules()
+    tables: dict[str, Rules] = {}
+
+
+class Workspace:
+    """One workspace, opened.
+
+    Args:
+        root: the folder that holds prep.yaml.
+
+    Raises:
+        ConfigError: prep.yaml says something impossible.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
+        self.catalogue = Catalogue(self.root)
+
+    @classmethod
+    def find(cls, start: Path) -> Workspace:
+        """The workspace that `start` lies in.
+
+        Raises:
+            WorkspaceError: neither `start` nor a folder above it has a prep.yaml.
+        """
+        start = start.resolve()
+        for folder in (start, *start.parents):
+            if (folder / CONFIG_NAME).is_file():
+                return cls(folder)
+        raise WorkspaceError(
+            f"{start} is not in a workspace (no {CONFIG_NAME} here or above)",
+            "`prep init RECIPE` makes one here; `prep -C FOLDER ...` works in another.",
+        )
+
+    @classmethod
+    def create(cls, root: Path, recipe_text: str, images: str = "images") -> Workspace:
+        """Make a workspace in `root` around a recipe's text.
+
+        Raises:
+            WorkspaceError: there is one already.
+        """
+        if (root / CONFIG_NAME).exists():
+            raise WorkspaceError(
+                f"{root / CONFIG_NAME} is there already",
+                "Work in it as it is, or start in another folder.",
+            )
+        write_text(root / "recipe.yaml", recipe_text)
+        write_text(root / CONFIG_NAME, _CONFIG_TEXT.format(images=images))
+        return cls(root)
+
+    # -- what is in it ---------------------------------------------------------------------------------------
+
+    @property
+    def recipe_path(self) -> Path:
+        """The recipe's file."""
+        return self.root / self.config.recipe
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe of this workspace."""
+        return load(Recipe, self.recipe_path)
+
+    @cached_property
+    def table_names(self) -> tuple[str, ...]:
+        """Tables of the recipe, each once, in its order."""
+        return tuple(dict.fromkeys(entry.table for entry in self.recipe.entries))
+
+    @cached_property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """Datasets of the recipe, those whose images others use first."""
+        found: dict[str, Dataset] = {}
+        for table in self.table_names:
+            dataset = self.catalogue.dataset_of_table(table)
+            for other in dataset.image_datasets:
+                found.setdefault(other, self.catalogue.dataset(other))
+            found.setdefault(dataset.name, dataset)
+        return tuple(found.values())
+
+    def select_datasets(self, names: Sequence[str]) -> tuple[Dataset, ...]:
+        """The datasets that `names` (datasets or tables) mean; all of the recipe for no names.
+
+        Raises:
+            UsageError: a name that is neither, or a recipe without entries.
+        """
+        self._need_entries()
+        by_name = {dataset.name: dataset for dataset in self.datasets}
+        by_table = {table: self.catalogue.dataset_of_table(table) for table in self.table_names}
+        chosen = {}
+        for name in names or by_name:
+            dataset = by_name.get(name) or by_table.get(name)
+            if dataset is None:
+                raise self._unknown(name, [*by_name, *by_table])
+            chosen[dataset.name] = dataset
+        return tuple(chosen.values())
+
+    def select_tables(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The tables that `names` (tables or datasets) mean; all of the recipe for no names.
+
+        Raises:
+            UsageError: a name that is neither, or a recipe without entries.
+        """
+        self._need_entries()
+        by_dataset = {dataset.name: dataset for dataset in self.datasets}
+        chosen: dict[str, None] = {}
+        for name in names or self.table_names:
+            if name in self.table_names:
+                chosen[name] = None
+            elif name in by_dataset:
+                chosen |= dict.fromkeys(t for t in by_dataset[name].tables if t in self.table_names)
+            else:
+                raise self._unknown(name, [*by_dataset, *self.table_names])
+        return tuple(chosen)
+
+    def table(self, name: str) -> tuple[Dataset, Table]:
+        """The table called `name` and its dataset."""
+        dataset = self.catalogue.dataset_of_table(name)
+        return dataset, dataset.tables[name]
+
+    def source(self, dataset: Dataset) -> Source:
+        """Where the dataset's files come from here: prep.yaml's word goes before the catalogue's."""
+        return self.config.sources.get(dataset.name, dataset.source)
+
+    @property
+    def workers(self) -> int:
+        """Tasks at work at once."""
+        return self.config.workers or default_workers()
+
+    # -- rules -------------------------------------------------------------------------------------------------
+
+    def rules(self, table: str) -> Rules:
+        """The filter rules of `table`: the dataset's, under the recipe's, under the command line's."""
+        _, definition = self.table(table)
+        entry = next((entry.rules for entry in self.recipe.entries if entry.table == table), Rules())
+        given = self._given_rules()
+        own = given.tables.get(table, Rules())
+        return own.over(given.all).over(entry).over(definition.filter)
+
+    def keep_rules(self, rules: Rules, tables: Sequence[str]) -> None:
+        """Remember rules from the command line, for `tables` or (if empty) for all tables."""
+        given = self._given_rules()
+        kept = dict(given.tables)
+        for table in tables:
+            kept[table] = rules.over(kept.get(table, Rules()))
+        everywhere = given.all if tables else rules.over(given.all)
+        data = RulesFile(all=everywhere, tables=kept).model_dump(exclude_none=True, exclude_defaults=True)
+        write_text(self.root / RULES_NAME, _RULES_TEXT + yaml.safe_dump(data, allow_unicode=True))
+
+    def forget_rules(self) -> None:
+        """Go back to the recipe's rules."""
+        (self.root / RULES_NAME).unlink(missing_ok=True)
+
+    def _given_rules(self) -> RulesFile:
+        path = self.root / RULES_NAME
+        return load(RulesFile, path) if path.exists() else RulesFile()
+
+    # -- where things are --------------------------------------------------------------------------------------
+
+    def raw(self, dataset: str) -> Path:
+        """Folder of a dataset's parts."""
+        return self.root / "raw" / dataset
+
+    @property
+    def image_root(self) -> str:
+        """Absolute folder, or `s3://bucket/prefix`, that holds every dataset's images."""
+        images = self.config.images
+        return images.rstrip("/") if images.startswith("s3://") else str(self.root / images)
+
+    def index(self, dataset: str) -> Path:
+        """Folder of a dataset's image index."""
+        return self.root / "index" / f"{dataset}.parquet"
+
+    def normalized(self, table: str) -> Path:
+        """Folder of a table's samples."""
+        return self.root / "normalized" / f"{table}.parquet"
+
+    def filtered(self, table: str) -> Path:
+        """Folder of a table's kept samples."""
+        return self.root / "filtered" / f"{table}.parquet"
+
+    def dropped(self, table: str) -> Path:
+        """Folder of a table's dropped samples, each with its reason."""
+        return self.root / "dropped" / f"{table}.parquet"
+
+    @property
+    def training_yaml(self) -> Path:
+        """The YAML that the trainer reads."""
+        return self.root / "training" / f"{self.recipe.name}.yaml"
+
+    # -- prep.lock ---------------------------------------------------------------------------------------------
+
+    def locked(self, dataset: str) -> dict[str, Any]:
+        """What prep.lock says of a dataset: its resolved revision, parts, bytes; empty when it says nothing."""
+        return dict(self._lock_data().get(dataset, {}))
+
+    def lock(self, dataset: str, resolved: dict[str, Any]) -> None:
+        """Write what a dataset was resolved to into prep.lock."""
+        data = self._lock_data() | {dataset: resolved}
+        write_text(self.root / LOCK_NAME, json.dumps({"datasets": data}, indent=1, sort_keys=True) + "\n")
+
+    def _lock_data(self) -> dict[str, Any]:
+        path = self.root / LOCK_NAME
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))["datasets"])
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError) as error:
+            raise WorkspaceError(
+                f"{path}: not a lock file", "Restore it, or delete it to resolve revisions anew."
+            ) from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the workspace for writing; the hold ends with the process, however it ends.
+
+        Raises:
+            WorkspaceError: another `prep` is writing here.
+        """
+        with (self.root / ".prep-busy").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise WorkspaceError(
+                    f"another prep ({file.read().strip() or 'unknown process'}) is at work in {self.root}",
+                    "Wait for it to end, or stop it; then run the same command.",
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            yield
+
+    def _need_entries(self) -> None:
+        if not self.recipe.entries:
+            raise UsageError(
+                f"{self.recipe_path} has no entries yet",
+                "`prep add FILE` adds your own data; `prep datasets` lists public tables to write into it.",
+            )
+
+    def _unknown(self, name: str, known: list[str]) -> UsageError:
+        return UsageError(
+            f"{name!r} is neither a dataset nor a table of this workspace{nearest(name, known)}",
+            f"There are: {', '.join(dict.fromkeys(known))}.",
+        )
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"shard-{index:05d}.parquet"
