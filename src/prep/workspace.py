@@ -166,11 +166,15 @@ class Workspace:
 
     # -- rules -------------------------------------------------------------------------------------------------
 
-    def rules(self, table: str) -> Rules:
-        """The filter rules of `table`: the dataset's, under the recipe's, under the command line's."""
+    def rules(self, table: str, *, recipe_only: bool = False) -> Rules:
+        """The filter rules of `table`: the dataset's, under the recipe's, under the command line's.
+
+        Args:
+            recipe_only: leave out what was given on the command line.
+        """
         _, definition = self.table(table)
         entry = next((entry.rules for entry in self.recipe.entries if entry.table == table), Rules())
-        given = self._given_rules()
+        given = RulesFile() if recipe_only else self._given_rules()
         own = given.tables.get(table, Rules())
         return own.over(given.all).over(entry).over(definition.filter)
 

@@ -29,13 +29,14 @@ class _Dumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
-    def represent_list(self, data: Sequence[Any]) -> yaml.SequenceNode:
-        plain = not any(isinstance(item, list | tuple | dict) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
+
+def _represent_list(dumper: _Dumper, data: Sequence[Any]) -> yaml.SequenceNode:
+    plain = not any(isinstance(item, list | tuple | dict) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
 
 
-_Dumper.add_representer(list, _Dumper.represent_list)
-_Dumper.add_representer(tuple, _Dumper.represent_list)
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(tuple, _represent_list)
 
 
 class _CannotPlace(Exception):

@@ -231,7 +231,7 @@ def test_open_psg_traps(world: World) -> None:
         start, end = grounding["token_positives"]
         assert quoted["caption"][start:end] == phrase
     assert quoted["caption"][0] == quoted["caption"][-1] == '"'
-    firsts = {says: next(iter(row["groundings"].values()), {}) for says, row in found.items()}
+    firsts: dict[str, Row] = {says: next(iter(row["groundings"].values()), {}) for says, row in found.items()}
     assert firsts["the first phrase has a span that is negative"]["token_positives"] == [-1, -1]
     assert firsts["the first phrase has a span that is empty"]["token_positives"] == [5, 5]
     assert len(firsts["two masks of one phrase"]["rle_masks"]) == 2

@@ -69,12 +69,12 @@ class _Scene(NamedTuple):
 
 
 def openpsg(part: Path, size_of: SizeOf, *, form: Form = "in-caption") -> Iterator[pa.RecordBatch]:
-    """Rows of one `OpenPsgGCG_*.json`, in batches of at most 1000.
+    """Rows of one `OpenPsgGCG_*.json`, in batches of at most 1000; no image is asked for its size, masks have one.
 
     Raises:
         DataError: the part is not JSON, or not a list.
     """
-    scenes = (_mask_scene(record, size_of) for record in _items(part))
+    scenes = (_mask_scene(record) for record in _items(part))
     yield from _batches(_row(scene, form) for scene in scenes)
 
 
@@ -110,7 +110,7 @@ def flickr(part: Path, size_of: SizeOf, *, form: Form = "in-caption") -> Iterato
     yield from _batches(_row(scene, form) for scene in scenes)
 
 
-def _mask_scene(record: object, size_of: SizeOf) -> _Scene:
+def _mask_scene(record: object) -> _Scene:
     """A record of OpenPSG or HA: `{file_name, caption, height, width, groundings: {phrase: ...}}`."""
     name, caption = _image_name(record, "file_name"), _string(record, "caption")
     groundings = _value(record, "groundings")
@@ -130,7 +130,7 @@ def _mask_scene(record: object, size_of: SizeOf) -> _Scene:
                 is_right = 0 <= start < end and raw[start:end].strip().lower() == phrase.strip().lower()
                 if is_right and box is not None:
                     phrases.append(_Phrase(start - shift, end - shift, box))
-    return _Scene(name, caption, raw.strip(_WRAPPING), tuple(phrases), size or size_of(name))
+    return _Scene(name, caption, raw.strip(_WRAPPING), tuple(phrases), size)
 
 
 def _polygon_scene(record: object, size_of: SizeOf) -> _Scene:
@@ -148,7 +148,7 @@ def _polygon_scene(record: object, size_of: SizeOf) -> _Scene:
         box = read(segmentation)
         # Whole words only ("man" is not in "woman"), and searched without lower(), which can move offsets.
         found = re.search(rf"(?<!\w){re.escape(sentence)}(?!\w)", text, re.IGNORECASE)
-        if sentence and found and box is not None:
+        if found and box is not None:
             phrases.append(_Phrase(found.start(), found.end(), box))
     return _Scene(name, caption, text, tuple(phrases), _size(inner) or size_of(name))
 

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -61,7 +62,7 @@ async def _fetch_all(
         limit=CONCURRENCY,
         limit_per_host=PER_HOST,
         ttl_dns_cache=300,
-        socket_factory=None if allow_private_hosts else _public_socket,
+        socket_factory=partial(_socket, allow_private_hosts),
     )
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=10)
     headers = {"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5"}
@@ -76,12 +77,15 @@ async def _fetch_all(
                 group.create_task(work())
 
 
-def _public_socket(address: tuple[Any, ...]) -> socket.socket:
-    """Open a socket for a resolved address, the one that will be connected to, unless it is not public."""
+def _socket(allow_private_hosts: bool, address: tuple[Any, ...]) -> socket.socket:
+    """Open a socket for a resolved address, the one that will be connected to, unless it must not be.
+
+    Link-local addresses (where clouds serve a machine's credentials) are refused even where private ones are allowed.
+    """
     family, kind, protocol, _, target = address
     ip = ipaddress.ip_address(str(target[0]).split("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    if not ip.is_global or ip.is_multicast or (mapped is not None and not mapped.is_global):
+    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    if ip.is_link_local or ip.is_multicast or not (ip.is_global or allow_private_hosts):
         raise _BlockedAddress(f"{ip} is not a public address")
     return socket.socket(family, kind, protocol)
 

@@ -54,9 +54,9 @@ class Notes:
         self.findings.append(Finding("warning", self.entry, problem, effect, remedy))
 
     @property
-    def has_errors(self) -> bool:
-        """Whether an error was noted."""
-        return any(finding.level == "error" for finding in self.findings)
+    def error_count(self) -> int:
+        """Errors noted so far."""
+        return sum(finding.level == "error" for finding in self.findings)
 
 
 @dataclass

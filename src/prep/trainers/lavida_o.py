@@ -14,7 +14,7 @@ from typing import Any
 
 from prep import schema
 from prep.config import nearest
-from prep.errors import ConfigError, DataError
+from prep.errors import ConfigError
 from prep.yaml_edit import render_items, render_keys
 
 # Top level of the YAML.
@@ -216,9 +216,7 @@ _FUNCTIONS = (
         arguments=("s3_prefix",),
     ),
     Function("preproces_grandf", (_IMAGE, Read(schema.GROUNDED_CAPTION, Holds.TEXT))),
-    Function(
-        "preproces_refcoco_rec", (_IMAGE, Read("label", Holds.TEXT), Read("loc_string", Holds.TEXT))
-    ),
+    Function("preproces_refcoco_rec", (_IMAGE, Read("label", Holds.TEXT), Read("loc_string", Holds.TEXT))),
     Function(
         "preprocess_reflection_und",
         (
@@ -321,17 +319,16 @@ class Sampling:
         return -(-number * rows // 100) if self.is_percent else number
 
     def rows(self, rows: int) -> int:
-        """Rows that are left of `rows`.
+        """Rows taken of `rows`, copies counted.
 
-        Raises:
-            DataError: `random` asks for more rows than there are.
+        For `random` that is what it asks for: where it is more than there are, the loader fails.
         """
         number = self.number_for(rows)
-        if self.word == "random" and number > rows:
-            raise DataError(f"random:{self.number}{'%' * self.is_percent} asks for {number} of {rows} rows")
+        if self.word == "all":
+            return rows
         if self.word == "dup":
             return rows * number
-        return rows if self.word == "all" else min(number, rows)
+        return number if self.word == "random" else min(number, rows)
 
 
 def parse_sampling(strategy: str) -> Sampling:
@@ -360,11 +357,10 @@ def parse_sampling(strategy: str) -> Sampling:
 
 
 def sampled_rows(strategy: str, rows: int) -> int:
-    """Rows that `strategy` leaves of a table of `rows` rows (copies counted).
+    """Rows that `strategy` takes of a table of `rows` rows, copies counted; more than `rows` of `random` fails.
 
     Raises:
         ConfigError: the strategy's number cannot be read.
-        DataError: `random` asks for more rows than there are.
     """
     return parse_sampling(strategy).rows(rows)
 
@@ -399,11 +395,7 @@ def training_entry(
             f"entry {name!r}: no preprocess function is called {function!r}{nearest(function, FUNCTIONS)}",
             f"LaViDa-O knows: {', '.join(FUNCTIONS)}.",
         )
-    missing = [
-        read.column
-        for read in FUNCTIONS[function].reads_with(arguments or {})
-        if read.column not in columns
-    ]
+    missing = [read.column for read in FUNCTIONS[function].reads_with(arguments or {}) if read.column not in columns]
     if missing:
         raise ConfigError(
             f"entry {name!r}: {function} reads {', '.join(missing)}, which the table does not have",

@@ -19,6 +19,7 @@ from PIL import Image
 from prep.schema import AESTHETIC_SCORE, PREFERENCE_SCORE
 from prep.trainers.findings import RowFault
 from prep.trainers.lavida_o import (
+    LLAVA_SAMPLE,
     MAX_CAPTION_LENGTH,
     PRIVATE_READER,
     PRIVATE_SCHEME,
@@ -31,9 +32,7 @@ from prep.trainers.lavida_o import (
 ROW_FAILS = "such a row is tried for 30 s, then the next one for 30 s, then the run stops"
 FIRST_ROW_FAILS = "the entry's first sample is read at start-up: the run stops there"
 
-_MISSING = RowFault(
-    "error", "an image is not there", ROW_FAILS, "Fetch the image, or drop the row (`prep filter`)."
-)
+_MISSING = RowFault("error", "an image is not there", ROW_FAILS, "Fetch the image, or drop the row (`prep filter`).")
 _UNREADABLE = RowFault(
     "error",
     "an image cannot be opened",
@@ -63,6 +62,12 @@ _EMPTY_LIST = RowFault(
     "a list of images is empty",
     "the row counts as having an image, and `<image>` is put in its text with no picture behind it",
     "Write null for a row without images, or drop it.",
+)
+_NULL_KEY = RowFault(
+    "error",
+    "image is null",
+    "the key alone makes the row count as one with an image",
+    "Leave the key out of text-only rows.",
 )
 _EMPTY_PATH = RowFault(
     "error", "an image path is empty", ROW_FAILS, "Write null for a row without an image, or drop it."
@@ -110,15 +115,11 @@ def build_sample(function: Function, arguments: Mapping[str, Any], row: Mapping[
 
 
 def null_faults(function: Function, arguments: Mapping[str, Any], row: Mapping[str, Any]) -> list[RowFault]:
-    """Faults of a JSON row for keys that are missing, or null where the key should be left out."""
-    faults = []
-    for read in function.reads_with(arguments):
-        if read.nullable and read.column in row and row[read.column] is None:
-            faults.append(
-                RowFault("error", f"{read.column} is null", ROW_FAILS, "Leave the key out of rows without it.")
-            )
-        elif not read.nullable and row.get(read.column) is None:
-            faults.append(_fault(read.column, "is missing or null"))
+    """Faults of a JSON row for keys that are missing, or null where they must not be."""
+    reads = [read for read in function.reads_with(arguments) if is_null(row.get(read.column))]
+    faults = [_fault(read.column, "is missing or null") for read in reads if not read.nullable]
+    if function is LLAVA_SAMPLE:
+        faults += [_NULL_KEY for read in reads if read.nullable and read.column in row]
     return faults
 
 
@@ -146,9 +147,9 @@ def image_fault(address: str) -> RowFault | None:
     is_private = address.startswith((S3_SCHEME, PRIVATE_SCHEME))
     if is_private and importlib.util.find_spec(PRIVATE_READER) is None:
         return None
-    if not is_private and not Path(address).is_file():
-        return _MISSING
     try:
+        if not is_private and not Path(address).is_file():
+            return _MISSING
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd palettes and large images; the loader goes on
             image = _open_private(address) if is_private else Image.open(address)
@@ -173,9 +174,7 @@ def _open_private(address: str) -> Image.Image:
 
 
 def _fault(column: str, problem: str) -> RowFault:
-    return RowFault(
-        "error", f"{column} {problem}", ROW_FAILS, "Mend or drop such rows where the table is made."
-    )
+    return RowFault("error", f"{column} {problem}", ROW_FAILS, "Mend or drop such rows where the table is made.")
 
 
 def _paths(read: Read, value: Any) -> list[str] | None:

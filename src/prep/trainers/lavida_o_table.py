@@ -101,11 +101,8 @@ class ParquetTable:
         measured_bytes = measured_rows = 0
         try:
             for index in spread(len(groups), _MEASURED_GROUPS):
-                head = groups[index].head(
-                    _MEASURED_ROWS // _MEASURED_GROUPS,
-                    schema=self._dataset.schema,
-                    columns=list(columns),
-                )
+                scanner = ds.Scanner.from_fragment(groups[index], schema=self._dataset.schema, columns=list(columns))
+                head = scanner.head(_MEASURED_ROWS // _MEASURED_GROUPS)
                 measured_bytes += frame_bytes(head.to_pandas(ignore_metadata=True))
                 measured_rows += head.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -190,6 +187,8 @@ def sampled_positions(sampling: Sampling, kept: Positions) -> Positions:
         DataError: `random` asks for more rows than there are.
     """
     rows = sampling.rows(len(kept))
+    if sampling.word == "random" and rows > len(kept):
+        raise DataError(f"random sampling asks for {rows:,} of {len(kept):,} rows")
     if sampling.word == "first":
         return kept[:rows]
     if sampling.word == "end":
@@ -220,16 +219,12 @@ def is_string(kind: pa.DataType) -> bool:
     """Whether values of Arrow type `kind` come out of pandas as strings."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether values of Arrow type `kind` are lists."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -1,0 +1,160 @@
+"""A user's own csv or parquet as a dataset of the workspace: its YAML is written, the recipe gets an entry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prep import sql
+from prep.config import Dataset, load, nearest
+from prep.errors import DataError, UsageError
+from prep.files import write_text
+from prep.schema import TEXT_TO_IMAGE, URL, Kind
+from prep.workspace import Workspace
+from prep.yaml_edit import append_items
+from prep.yaml_file import read_yaml
+
+_FORMATS = {".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `add` wrote: the dataset's name, its YAML, and which column of the file each sample column comes from."""
+
+    name: str
+    path: Path
+    text: str
+    columns: dict[str, str]
+
+
+def add_file(
+    workspace: Workspace,
+    data: Path,
+    *,
+    name: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    kind: Kind = TEXT_TO_IMAGE,
+    force: bool = False,
+    dry_run: bool = False,
+) -> Added:
+    """Make `data` a dataset of the workspace and an entry of its recipe.
+
+    Args:
+        data: a csv, a parquet file, or a folder of parquet files.
+        name: of the dataset; by default the file's.
+        mapping: sample column -> column of the file, where they are named otherwise. `url` in place of the image
+            path makes it a dataset of addresses.
+        force: replace a dataset of that name which the workspace added before.
+
+    Raises:
+        UsageError: no such file, a format or name that cannot be, a mapping to nothing.
+        DataError: the file cannot be read, or lacks a column.
+    """
+    format_ = _format(data)
+    name = name or re.sub(r"[^A-Za-z0-9._+-]+", "-", data.name.removesuffix(data.suffix)).strip("-.")
+    path = workspace.root / "datasets" / f"{name}.yaml"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise UsageError(f"{name!r} cannot be a dataset's name", "Give one of letters, digits, . _ + - with --name.")
+    if name in workspace.catalogue.dataset_names() and not (force and path.exists()):
+        raise UsageError(
+            f"a dataset called {name!r} is there already",
+            "Give another name with --name" + (", or replace it with --force." if path.exists() else "."),
+        )
+    columns = _columns(data, format_)
+    chosen = _choose(columns, dict(mapping or {}), kind, data)
+    text = yaml.safe_dump(_dataset(name, data, format_, chosen, kind), sort_keys=False, allow_unicode=True)
+    added = Added(name, path, text, chosen)
+    if not dry_run:
+        write_text(path, text)
+        load(Dataset, path)
+        _add_entry(workspace, name)
+    return added
+
+
+def _format(data: Path) -> str:
+    if data.is_dir():
+        if not any(data.glob("*.parquet")):
+            raise UsageError(f"{data} has no parquet files", "Name a csv, a parquet file or a folder of them.")
+        return "parquet"
+    if not data.is_file():
+        raise UsageError(f"there is no file {data}", "Check the path.")
+    if data.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"{data} is neither .csv nor .parquet", "Convert it; DuckDB or pandas read most formats and write parquet."
+        )
+    return _FORMATS[data.suffix.lower()]
+
+
+def _columns(data: Path, format_: str) -> list[str]:
+    reader = f"read_csv([{sql.text(str(data))}], header = true, sample_size = -1)"
+    if format_ == "parquet":
+        reader = sql.parquet_files(sorted(data.glob("*.parquet")) if data.is_dir() else [data])
+    with sql.connect() as connection, sql.data_errors(f"{data} cannot be read as {format_}", "Mend the file."):
+        return [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()]
+
+
+def _choose(columns: list[str], mapping: dict[str, str], kind: Kind, data: Path) -> dict[str, str]:
+    """Sample column -> column of the file."""
+    by_lower = {column.lower(): column for column in columns}
+    known = (*kind.column_names, URL)
+    chosen: dict[str, str] = {}
+    for target, theirs in mapping.items():
+        if target not in known:
+            raise UsageError(
+                f"--map {target}={theirs}: {kind.name} samples have no column {target!r}{nearest(target, known)}",
+                f"They have: {', '.join(known)}.",
+            )
+        if theirs.lower() not in by_lower:
+            raise UsageError(
+                f"--map {target}={theirs}: {data.name} has no column {theirs!r}{nearest(theirs, columns)}",
+                f"It has: {', '.join(columns)}.",
+            )
+        chosen[target] = by_lower[theirs.lower()]
+    for column in kind.columns:
+        if column.name not in chosen and column.name.lower() in by_lower:
+            chosen[column.name] = by_lower[column.name.lower()]
+    if URL in chosen:
+        chosen.pop(kind.image_path, None)
+    for column in kind.columns:
+        if column.required and column.name not in chosen and not (column.name == kind.image_path and URL in chosen):
+            raise DataError(
+                f"{data.name} has no column {column.name!r}; it has: {', '.join(columns)}",
+                f"Say which one it is: --map {column.name}=COLUMN"
+                + (" (or --map url=COLUMN for addresses)." if column.name == kind.image_path else "."),
+            )
+    return chosen
+
+
+def _dataset(name: str, data: Path, format_: str, chosen: dict[str, str], kind: Kind) -> dict[str, Any]:
+    glob = "*.parquet" if data.is_dir() else "*"
+    table: dict[str, Any] = {
+        "kind": kind.name,
+        "records": {"format": format_, "parts": glob},
+        "select": {target: sql.name(column) for target, column in chosen.items()},
+    }
+    if kind.image_path in chosen:
+        path = sql.name(chosen[kind.image_path])
+        table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '^https?://')"}
+    source: dict[str, Any] = {"kind": "local", "path": str(data.resolve())}
+    if data.is_dir():
+        source["include"] = [glob]
+    images = {"kind": "url" if URL in chosen else "given"}
+    return {
+        "name": name,
+        "title": f"Own data: {data.name}",
+        "source": source,
+        "images": images,
+        "tables": {name: table},
+    }
+
+
+def _add_entry(workspace: Workspace, name: str) -> None:
+    """Append an entry to the recipe's text, unless it is there."""
+    if name not in workspace.table_names:
+        parsed = read_yaml(workspace.recipe_path)
+        write_text(workspace.recipe_path, append_items(parsed, "entries", [{"table": name}]))

@@ -1,0 +1,412 @@
+"""Every command of `prep`, thin: options, one library call, one printed result.
+
+Imports of the library happen inside the commands, so that `prep --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from prep.cli.boundary import boundary
+
+if TYPE_CHECKING:
+    from prep.stages.shards import Outcome
+    from prep.workspace import Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+app = typer.Typer(
+    help="Public image-text datasets, all the way to what a multimodal trainer loads.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog="Start with `prep demo`, or `prep init RECIPE` and `prep run`.",
+)
+
+
+class _Globals:
+    """Options before the command."""
+
+    folder = Path()
+    debug = False
+
+
+@app.callback()
+def options(
+    folder: Annotated[Path, typer.Option("-C", "--workspace", help="Work in this workspace.")] = Path(),
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Public image-text datasets, all the way to what a multimodal trainer loads."""
+    _Globals.folder, _Globals.debug = folder, debug
+    if version:
+        import prep
+
+        print(prep.__version__)
+        raise typer.Exit
+
+
+def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a command inside the error boundary."""
+
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with boundary(_Globals.debug):
+                return function(*args, **kwargs)
+            raise AssertionError("the boundary does not return")
+
+        return app.command(name)(guarded)
+
+    return register
+
+
+def _complete_recipes(incomplete: str) -> list[str]:
+    from prep.config import Catalogue
+
+    return [name for name in Catalogue().recipe_names() if name.startswith(incomplete)]
+
+
+def _complete_datasets(incomplete: str) -> list[str]:
+    from prep.config import Catalogue
+
+    return [name for name in Catalogue().dataset_names() if name.startswith(incomplete)]
+
+
+def _complete_names(incomplete: str) -> list[str]:
+    workspace = _workspace()
+    names = [*(dataset.name for dataset in workspace.datasets), *workspace.table_names]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Datasets or tables; all of the recipe by default.", autocompletion=_complete_names),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
+
+
+def _workspace() -> Workspace:
+    from prep.workspace import Workspace
+
+    if not _Globals.folder.is_dir():
+        from prep.errors import WorkspaceError
+
+        raise WorkspaceError(f"there is no folder {_Globals.folder}", "Check what follows -C.")
+    return Workspace.find(_Globals.folder)
+
+
+# -- a workspace ---------------------------------------------------------------------------------------------
+
+
+@command("init")
+def init(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe; without one, an empty mixture.", autocompletion=_complete_recipes)
+    ] = None,
+    images: Annotated[str, typer.Option(help="Where image bytes go: a folder, or s3://bucket/prefix.")] = "images",
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a workspace for one recipe in this folder (or the one after -C)."""
+    from prep.cli import show
+    from prep.config import Catalogue
+    from prep.workspace import Workspace
+
+    catalogue = Catalogue()
+    if list_:
+        show.recipes(catalogue, as_json)
+        return
+    text = catalogue.recipe_path(recipe or "empty").read_text(encoding="utf-8")
+    workspace = Workspace.create(_Globals.folder, text, images)
+    show.created(workspace, recipe, as_json)
+
+
+@command("datasets")
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="One dataset, in full.", autocompletion=_complete_datasets)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the known datasets, or describe one."""
+    from prep.cli import show
+    from prep.config import Catalogue
+    from prep.errors import WorkspaceError
+
+    try:
+        catalogue = _workspace().catalogue
+    except WorkspaceError:
+        catalogue = Catalogue()
+    if name is None:
+        show.datasets(catalogue, as_json)
+    else:
+        show.dataset(catalogue.dataset(name), as_json)
+
+
+@command("add")
+def add(
+    file: Annotated[Path, typer.Argument(help="A csv, a parquet file, or a folder of parquet files.")],
+    name: Annotated[str | None, typer.Option(help="The dataset's name; the file's by default.")] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", metavar="COLUMN=THEIRS", help="e.g. caption=text; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name added before.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add your own text-to-image data to the workspace, ready for `prep filter`."""
+    from prep.add import add_file
+    from prep.cli import show
+    from prep.stages.download import download
+    from prep.stages.normalize import normalize
+    from prep.workspace import Workspace
+
+    workspace = _workspace()
+    with workspace.exclusive(), show.bars(as_json):
+        mapping = dict(_pair(text, "--map") for text in map_ or [])
+        added = add_file(workspace, file, name=name, mapping=mapping, force=force, dry_run=dry_run)
+        outcomes: list[Outcome] = []
+        if not dry_run:
+            workspace = Workspace(workspace.root)
+            outcomes.append(download(workspace, workspace.catalogue.dataset(added.name)))
+            outcomes.append(normalize(workspace, added.name))
+        show.added(added, outcomes, dry_run, as_json)
+
+
+# -- the stages ----------------------------------------------------------------------------------------------
+
+
+@command("download")
+def download_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Bring publishers' files, verified; what is there already is not fetched again."""
+    from prep.stages.download import download
+
+    workspace = _workspace()
+    _run_stage(workspace, download, workspace.select_datasets(names or []), as_json, force=force, dry_run=dry_run)
+
+
+@command("images")
+def images_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Store image bytes, from archives or addresses, and index them.
+
+    Addresses are fetched for rows that passed the filter: `prep filter` first, and once more afterwards.
+    """
+    from prep.stages.images import images
+
+    workspace = _workspace()
+    _run_stage(workspace, images, workspace.select_datasets(names or []), as_json, force=force, dry_run=dry_run)
+
+
+@command("normalize")
+def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Turn every dataset's records into samples of one schema."""
+    from prep.stages.normalize import normalize
+
+    workspace = _workspace()
+    _run_stage(workspace, normalize, workspace.select_tables(names or []), as_json, force=force, dry_run=dry_run)
+
+
+@command("filter")
+def filter_(
+    names: Names = None,
+    aes_cutoff: Annotated[
+        float | None, typer.Option(help="Keep rows whose aesthetic score is strictly greater.")
+    ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(min=0, help="Keep rows whose height and width are both at least this.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Keep rows for which this DuckDB predicate is true.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget rules given on the command line before.")] = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the rows that pass every rule; the others go to dropped/, each with its reason.
+
+    Rules given here go over the recipe's, and stay for later runs until `--reset`.
+    """
+    from prep.config import Rules
+    from prep.stages.filter import filter_table
+
+    workspace = _workspace()
+    tables = workspace.select_tables(names or [])
+    given = _checked(Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where)
+    rules = {table: given.over(workspace.rules(table, recipe_only=reset)) for table in tables}
+
+    def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
+        return filter_table(workspace, table, rules=rules[table], **options)
+
+    def keep() -> None:
+        for table in tables:  # a `where` that cannot be asked must not be remembered
+            stage(workspace, table, dry_run=True)
+        if reset:
+            workspace.forget_rules()
+        if given != Rules():
+            workspace.keep_rules(given, tables if names else [])
+
+    _run_stage(workspace, stage, tables, as_json, before=keep, force=force, dry_run=dry_run)
+
+
+@command("emit-yaml")
+def emit_yaml_(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="By default training/<recipe>.yaml.")] = None,
+    append: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Add the entries to this YAML; the rest of it stays.")
+    ] = None,
+    remap: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Rewrite path prefixes for another machine; may be repeated."),
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out entries that are not ready.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a YAML that is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the YAML; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the YAML that the trainer reads."""
+    from prep.cli import show
+    from prep.errors import UsageError
+    from prep.stages.emit_yaml import emit_yaml
+
+    if output is not None and append is not None:
+        raise UsageError("-o and --append both name a file to write", "Give one of them.")
+    workspace = _workspace()
+    workspace.select_tables([])
+    with workspace.exclusive(), show.bars(as_json):
+        pairs = [_pair(text, "--remap") for text in remap or []]
+        emission = emit_yaml(
+            workspace, output=output, append=append, remap=pairs, partial=partial, force=force, dry_run=dry_run
+        )
+        show.emission(emission, as_json)
+
+
+@command("check")
+def check(
+    yaml: Annotated[Path | None, typer.Argument(help="A training YAML; the workspace's by default.")] = None,
+    images: Annotated[str, typer.Option(help="Images to open: a sample, all or none.")] = "sample",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to say how often rows are seen.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="World batch size, for the same.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the trainer's loader will do with a YAML, before a GPU is rented."""
+    from prep.cli import show
+    from prep.errors import DataError, UsageError
+    from prep.stages.check import check_yaml
+
+    if images not in ("sample", "all", "none"):
+        raise UsageError(
+            f"--images {images}: must be sample, all or none", "`prep check --images all` opens every one."
+        )
+    if (steps is None) != (batch is None):
+        raise UsageError("--steps and --batch go together", "`prep check --steps 10000 --batch 256`.")
+    path = yaml or _workspace().training_yaml
+    if not path.is_file():
+        raise DataError(f"there is no {path}", "`prep emit-yaml` writes the workspace's; or name another YAML.")
+    report = check_yaml(path, images=images, steps=steps, batch=batch)  # type: ignore[arg-type]
+    show.check(report, as_json)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+# -- the whole line ------------------------------------------------------------------------------------------
+
+
+@command("status")
+def status(as_json: AsJson = False) -> None:
+    """Show how far every dataset and table is."""
+    from prep.cli import show
+    from prep.line import status
+
+    workspace = _workspace()
+    show.status(workspace, status(workspace), as_json)
+
+
+@command("run")
+def run(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Do everything that is missing, from download to check; goes on wherever an earlier run stopped."""
+    from prep.cli import show
+    from prep.cli.running import run_workspace
+
+    workspace = _workspace()
+    with workspace.exclusive(), show.bars(as_json):
+        errors = run_workspace(workspace, dry_run=dry_run, as_json=as_json)
+    if errors:
+        raise typer.Exit(1)
+
+
+@command("demo")
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Path("prep-demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole line on a small world of publishers on this machine: no network, no credentials."""
+    from prep.cli import show
+    from prep.cli.running import run_demo
+
+    with show.bars(as_json):
+        errors = run_demo(folder, as_json=as_json)
+    if errors:
+        raise typer.Exit(1)
+
+
+# -- shared --------------------------------------------------------------------------------------------------
+
+
+def _run_stage(
+    workspace: Workspace,
+    stage: Callable[..., Outcome],
+    items: Sequence[Any],
+    as_json: bool,
+    before: Callable[[], None] = lambda: None,
+    **options: bool,
+) -> None:
+    """Run one stage over datasets or tables, one result each; failures are told after the last."""
+    from functools import partial
+
+    from prep.cli import show
+    from prep.line import Failures, each
+
+    failures = Failures()
+    with workspace.exclusive(), show.bars(as_json):
+        if not options["dry_run"]:
+            before()
+        calls = (partial(stage, workspace, item, **options) for item in items)
+        outcomes = show.outcomes(each(calls, failures), as_json)
+    failures.raise_all()
+    show.next_step(outcomes, as_json)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    from prep.errors import UsageError
+
+    left, equals, right = text.partition("=")
+    if not (left and equals and right):
+        raise UsageError(f"{option} {text}: must be two words with = between", f"For example {option} caption=text.")
+    return left, right
+
+
+def _checked(model: Any, **values: Any) -> Any:
+    """A model from command-line values; what it refuses is told as an option's error."""
+    from pydantic import ValidationError
+
+    from prep.errors import UsageError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-")
+        raise UsageError(f"{option}: {problem['msg']}", f"`prep filter --help` says what {option} takes.") from error
+
+
+def main() -> None:
+    """The `prep` command."""
+    app()

@@ -1,0 +1,123 @@
+"""How a check's report looks in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from prep.stages.check import CheckReport, EntryReport, Finding
+
+_UNKNOWN = "-"
+_TEXT_LENGTH = 150  # characters shown of a sample's text
+
+
+def render(report: CheckReport) -> RenderableType:
+    """The report for a terminal of 80 columns or more: entries, first samples, then findings, errors first."""
+    parts: list[RenderableType] = []
+    if report.entries:
+        parts += [_entries(report), Text()]
+        parts += [*_first_samples(report.entries)]
+    parts += [*_findings("Errors", "bold red", report.errors)]
+    parts += [*_findings("Warnings", "bold yellow", report.warnings)]
+    parts.append(_summary(report))
+    return Group(*parts)
+
+
+def _entries(report: CheckReport) -> Table:
+    shows_seen = any(entry.seen is not None for entry in report.entries)
+    is_estimated = any(entry.memory_is_estimate for entry in report.entries)
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table.add_column("entry", overflow="fold", ratio=1)
+    for header in ("rows\nin file", "after\ncutoffs", "after\nsampling", "share"):
+        table.add_column(header, justify="right", no_wrap=True)
+    if shows_seen:
+        table.add_column("each row\nseen", justify="right", no_wrap=True)
+    table.add_column("memory", justify="right", no_wrap=True)
+    for entry in report.entries:
+        cells = [
+            _count(entry.rows_in_file),
+            _count(entry.rows_after_cutoffs),
+            _count(entry.rows_after_sampling),
+            _UNKNOWN if entry.share is None else f"{entry.share:.1%}",
+        ]
+        if shows_seen:
+            cells.append(_UNKNOWN if entry.seen is None else f"{entry.seen:.3g}x")
+        table.add_row(Text(_plain(entry.name)), *cells, _memory(entry))
+    caption = "memory: of the whole table, in every training process"
+    table.caption = caption + ("; ~ is estimated from a sample" if is_estimated else "")
+    return table
+
+
+def _first_samples(entries: Sequence[EntryReport]) -> Iterator[RenderableType]:
+    """What the loader reads at start-up, entry by entry."""
+    shown = [entry for entry in entries if entry.first is not None]
+    if shown:
+        yield Text("First samples", style="bold")
+    for entry in shown:
+        assert entry.first is not None
+        yield Text(_plain(entry.name))
+        text = _plain(entry.first.text)
+        facts = [("image:", address) for address in entry.first.images]
+        facts.append(("text:", text[:_TEXT_LENGTH] + "..." * (len(text) > _TEXT_LENGTH)))
+        facts += [("prompt:", entry.first.scores)] if entry.first.scores else []
+        yield _indented(facts)
+    if shown:
+        yield Text()
+
+
+def _findings(title: str, style: str, findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    if not findings:
+        return
+    yield Text(f"{title} ({len(findings)})", style=style)
+    for finding in findings:
+        where = f"{_plain(finding.entry)}: " if finding.entry else ""
+        yield Text(f"{where}{_plain(finding.problem)}", overflow="fold")
+        yield _indented([("in training:", finding.effect), ("what to do:", finding.remedy)])
+    yield Text()
+
+
+def _indented(facts: Sequence[tuple[str, str]]) -> Padding:
+    """Facts below what they are about, each behind its word."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for word, fact in facts:
+        grid.add_row(word, Text(_plain(fact)))
+    return Padding(grid, (0, 0, 0, 2), expand=False)
+
+
+def _summary(report: CheckReport) -> Text:
+    errors, warnings = len(report.errors), len(report.warnings)
+    if errors:
+        return Text(f"Training would stop: {_number(errors, 'error')}, {_number(warnings, 'warning')}.", "red")
+    if warnings:
+        return Text(f"Training would start: no errors, {_number(warnings, 'warning')}.", "yellow")
+    return Text("Training would start: nothing found.", "green")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _count(rows: int | None) -> str:
+    return _UNKNOWN if rows is None else f"{rows:,}"
+
+
+def _memory(entry: EntryReport) -> str:
+    if entry.memory_bytes is None:
+        return _UNKNOWN
+    size, unit = float(entry.memory_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{'~' * entry.memory_is_estimate}{size:.3g} {unit}"
+
+
+def _plain(text: str) -> str:
+    """`text` on one line without control characters: captions and paths are publishers' words."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -1,0 +1,60 @@
+"""`prep run` and `prep demo`: the whole line, told as it goes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from prep.cli import show
+from prep.line import Failures, run_line
+from prep.stages.check import check_yaml
+from prep.stages.emit_yaml import emit_yaml
+from prep.stages.shards import Outcome
+from prep.workspace import Workspace
+
+
+def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool:
+    """Do everything that is missing; whether the check found errors.
+
+    Raises:
+        PrepError: some dataset or table failed; the others are done all the same.
+    """
+    failures = Failures()
+    outcomes = _tell(workspace, failures, dry_run, as_json)
+    if dry_run:
+        failures.raise_all()
+        show.run_result(outcomes, None, None, as_json)
+        return False
+    if failures.errors:
+        if not as_json:
+            show.kept_table(outcomes)
+        failures.raise_all()
+    emission = emit_yaml(workspace, replace_own=True)
+    is_new = emission.state == "done" or any(outcome.state == "done" for outcome in outcomes)
+    report = check_yaml(emission.path) if is_new else None
+    show.run_result(outcomes, emission, report, as_json)
+    return report is not None and bool(report.errors)
+
+
+def _tell(workspace: Workspace, failures: Failures, dry_run: bool, as_json: bool) -> list[Outcome]:
+    """Run the line, telling what changes; what was up to date before is not worth a line."""
+    outcomes = []
+    for outcome in run_line(workspace, failures, dry_run=dry_run):
+        outcomes.append(outcome)
+        if not as_json and outcome.state != "up to date":
+            show.one(outcome)
+    return outcomes
+
+
+def run_demo(folder: Path, *, as_json: bool) -> bool:
+    """Make the demo's world and workspace and run the line in it; whether the check found errors."""
+    from prep.demo import demo_workspace
+
+    started = time.monotonic()
+    if not as_json:
+        show.talk(f"Publishers and a workspace are being made in {folder.absolute()} ...")
+    with demo_workspace(folder) as workspace:
+        has_errors = run_workspace(workspace, dry_run=False, as_json=as_json)
+        if not as_json:
+            show.demo_end(workspace, time.monotonic() - started)
+    return has_errors

@@ -1,0 +1,348 @@
+"""What commands print: data on stdout (or one JSON document), talk and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from prep import progress
+
+if TYPE_CHECKING:
+    from prep.add import Added
+    from prep.config import Catalogue, Dataset
+    from prep.stages.check import CheckReport
+    from prep.stages.emit_yaml import Emission
+    from prep.stages.shards import Outcome
+    from prep.workspace import Workspace
+
+_STAGE_WIDTH = 10
+_NAME_WIDTH = 18
+
+
+def _json(data: Any) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _print(renderable: Any) -> None:
+    Console().print(renderable)
+
+
+def talk(text: str) -> None:
+    """Say something to the person, on stderr."""
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def bars(as_json: bool) -> Iterator[None]:
+    """Draw progress with rich on a terminal; elsewhere, and beside JSON, draw nothing."""
+    console = Console(stderr=True)
+    if as_json or not console.is_terminal:
+        progress.use(progress.no_bar)
+        yield
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    @contextmanager
+    def rich_bar(label: str, total: int | None, unit: str) -> Iterator[progress.Advance]:
+        amounts = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
+        columns = [TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn()]
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda amount: bar.advance(task, amount)
+
+    progress.use(rich_bar)
+    yield
+
+
+# -- workspaces and datasets ---------------------------------------------------------------------------------
+
+
+def recipes(catalogue: Catalogue, as_json: bool) -> None:
+    """The recipes that come with prep."""
+    from prep.config import Recipe, load
+
+    found = [load(Recipe, catalogue.recipe_path(name)) for name in catalogue.recipe_names() if name != "empty"]
+    if as_json:
+        _json([recipe.model_dump(mode="json") for recipe in found])
+        return
+    table = _table("recipe", "entries", "what it is", right=["entries"])
+    for recipe in found:
+        table.add_row(recipe.name, str(len(recipe.entries)), recipe.title)
+    _print(table)
+
+
+def created(workspace: Workspace, recipe: str | None, as_json: bool) -> None:
+    """A new workspace."""
+    if as_json:
+        _json({"workspace": str(workspace.root), "recipe": workspace.recipe.name, "tables": workspace.table_names})
+        return
+    print(f"A workspace for {workspace.recipe.name} is in {workspace.root}")
+    by_hand = [dataset.name for dataset in workspace.datasets if dataset.source.kind == "manual"]
+    gated = [dataset.name for dataset in workspace.datasets if dataset.gated]
+    if gated:
+        talk(f"Gated: {', '.join(gated)}. Accept their terms on the hub and set HF_TOKEN.")
+    if by_hand:
+        talk(f"To be fetched by hand: {', '.join(by_hand)} (`prep datasets NAME` says how).")
+    talk("Next: " + ("prep run  (or: prep download --dry-run)" if recipe else "prep add FILE"))
+
+
+def datasets(catalogue: Catalogue, as_json: bool) -> None:
+    """All datasets, a line each."""
+    found = catalogue.datasets()
+    if as_json:
+        _json([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
+        return
+    table = _table("dataset", "from", "tables", "licence", "what it is")
+    for dataset in found:
+        source = dataset.source.kind + (", gated" if dataset.gated else "")
+        table.add_row(dataset.name, source, "\n".join(dataset.tables) or "images only", dataset.license, dataset.title)
+    _print(table)
+
+
+def dataset(dataset: Dataset, as_json: bool) -> None:
+    """One dataset, in full."""
+    data = dataset.model_dump(mode="json", exclude_defaults=True)
+    if as_json:
+        _json(data)
+        return
+    import yaml
+
+    print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def added(added: Added, outcomes: Sequence[Outcome], dry_run: bool, as_json: bool) -> None:
+    """A file of the user's that became a dataset."""
+    if as_json:
+        _json(
+            {
+                "dataset": added.name,
+                "path": str(added.path),
+                "columns": added.columns,
+                "outcomes": [outcome.as_json() for outcome in outcomes],
+            }
+        )
+        return
+    if dry_run:
+        print(f"# would be written to {added.path}\n{added.text}", end="")
+        return
+    columns = ", ".join(name if name == theirs else f"{name} from {theirs}" for name, theirs in added.columns.items())
+    rows = outcomes[-1].manifest.rows if outcomes and outcomes[-1].manifest else 0
+    print(f"{added.name}: {rows:,} rows ({columns}), described in {added.path}")
+    talk("Next: prep filter --aes-cutoff 5.67 --min-size 512")
+
+
+# -- stages --------------------------------------------------------------------------------------------------
+
+
+def outcomes(results: Iterable[Outcome], as_json: bool) -> list[Outcome]:
+    """Each result as it comes, a line each."""
+    found = []
+    for outcome in results:
+        found.append(outcome)
+        if not as_json:
+            one(outcome)
+    if as_json:
+        _json({"outcomes": [outcome.as_json() for outcome in found]})
+    return found
+
+
+def one(outcome: Outcome) -> None:
+    """One result, as a line."""
+    print(_line(outcome), flush=True)
+
+
+def _line(outcome: Outcome) -> str:
+    what = _describe(outcome)
+    note = f"  ({outcome.note})" if outcome.note else ""
+    return f"{outcome.stage:{_STAGE_WIDTH}}{outcome.name:{_NAME_WIDTH}}{what}{note}"
+
+
+def _describe(outcome: Outcome) -> str:
+    if outcome.state == "waiting":
+        return "waits"
+    if outcome.state == "planned":
+        return f"{outcome.made} of {outcome.total} to do"
+    manifest = outcome.manifest
+    if manifest is None:
+        return "nothing to do"
+    return ("" if outcome.state == "done" else "up to date: ") + _result(outcome.stage, manifest)
+
+
+def _result(stage: str, manifest: Any) -> str:
+    """What a finished stage holds, in a few words."""
+    if stage == "download":
+        return f"{len(manifest.shards)} parts, {size(manifest.size_bytes)}"
+    if stage == "images":
+        failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
+        return f"{manifest.counts.get('ok', 0):,} images" + (f"; missing: {_counts(failed)}" if failed else "")
+    if stage == "filter":
+        dropped = sum(manifest.counts.values())
+        detail = f": {_counts(manifest.counts)}" if dropped else ""
+        return f"{manifest.rows:,} kept, {dropped:,} dropped{detail}"
+    return f"{manifest.rows:,} rows"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count:,} {name}" for name, count in ordered[:5])
+    return shown + (f", {sum(count for _, count in ordered[5:]):,} more" if len(ordered) > 5 else "")
+
+
+def size(size_bytes: float) -> str:
+    """Bytes the way a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+_NEXT = {
+    "download": "prep images",
+    "images": "prep normalize",
+    "normalize": "prep filter",
+    "filter": "prep emit-yaml",
+}
+
+
+def next_step(outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """The command that usually follows."""
+    if as_json or not outcomes:
+        return
+    stage = outcomes[0].stage
+    if any(outcome.state == "planned" for outcome in outcomes):
+        talk(f"Next: prep {stage}")
+    elif stage == "filter" and any(
+        outcome.manifest and not outcome.manifest.facts["has_images"] for outcome in outcomes
+    ):
+        talk("Next: prep images, then prep filter once more (rows kept so far passed on the publisher's word alone)")
+    elif all(outcome.state == "waiting" for outcome in outcomes):
+        talk(f"Nothing could be done yet: {outcomes[0].note}. `prep run` does all in order.")
+    elif stage == "images" and any(
+        outcome.manifest and outcome.manifest.shards and "-shard-" in outcome.manifest.shards[0].name
+        for outcome in outcomes
+    ):
+        talk("Next: prep filter, which now judges what was really fetched")
+    else:
+        talk(f"Next: {_NEXT[stage]}")
+
+
+def kept_table(outcomes: Iterable[Outcome]) -> None:
+    """Rows in, kept and dropped of every filtered table."""
+    last = {outcome.name: outcome for outcome in outcomes if outcome.stage == "filter" and outcome.manifest}
+    if not last:
+        return
+    table = _table("table", "rows", "kept", "dropped", "why", right=["rows", "kept", "dropped"])
+    for name, outcome in last.items():
+        manifest = outcome.manifest
+        assert manifest is not None
+        dropped = sum(manifest.counts.values())
+        rows_in = manifest.facts["rows_in"]
+        table.add_row(name, f"{rows_in:,}", f"{manifest.rows:,}", f"{dropped:,}", _counts(manifest.counts))
+    print()
+    _print(table)
+
+
+def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """How far everything is."""
+    if as_json:
+        _json({"workspace": str(workspace.root), "outcomes": [outcome.as_json() for outcome in outcomes]})
+        return
+    print(f"{workspace.recipe.name} in {workspace.root}")
+    for outcome in outcomes:
+        print(_line(outcome))
+    unfinished = any(outcome.state != "up to date" for outcome in outcomes)
+    there = workspace.training_yaml.is_file()
+    print(f"training YAML: {workspace.training_yaml if there else 'not written yet'}")
+    talk("Next: prep run" if unfinished else "Next: prep check" if there else "Next: prep emit-yaml")
+
+
+# -- the trainer's YAML --------------------------------------------------------------------------------------
+
+
+def emission(emission: Emission, as_json: bool) -> None:
+    """The YAML that was, or would be, written."""
+    if as_json:
+        _json(emission.as_json())
+        return
+    for note in emission.notes:
+        talk(f"Note: {note}")
+    for name, reason in emission.left_out.items():
+        talk(f"Left out: {name} ({reason})")
+    if emission.state == "planned":
+        print(emission.text, end="")
+        return
+    state = "is up to date" if emission.state == "up to date" else "written"
+    print(f"{emission.path} {state}: {len(emission.entries)} entries")
+    talk("Next: prep check" + ("" if emission.path.parent.name == "training" else f" {emission.path}"))
+
+
+def check(report: CheckReport, as_json: bool) -> None:
+    """What the trainer's loader will do."""
+    if as_json:
+        _json(report.as_json())
+        return
+    from prep.cli.check_report import render
+
+    _print(render(report))
+
+
+# -- the whole line ------------------------------------------------------------------------------------------
+
+
+def run_result(
+    outcomes: Sequence[Outcome], emission: Emission | None, report: CheckReport | None, as_json: bool
+) -> None:
+    """The end of a run: what was kept, where the YAML is, what the loader will do with it."""
+    if as_json:
+        data: dict[str, Any] = {"outcomes": [outcome.as_json() for outcome in outcomes]}
+        data["training"] = emission.as_json() if emission else None
+        data["check"] = report.as_json() if report else None
+        _json(data)
+        return
+    if emission is None:
+        return
+    if report is None:
+        print("Nothing to do: everything is up to date.")
+        kept_table(outcomes)
+        print(f"\n{emission.path}")
+        talk("Next: prep check")
+        return
+    kept_table(outcomes)
+    print(f"\n{emission.path}: {len(emission.entries)} entries\n")
+    check(report, as_json)
+
+
+def demo_end(workspace: Workspace, seconds: float) -> None:
+    """What to look at after a demo, and what to type next."""
+    print(f"\nThe demo took {seconds:.0f} s. The YAML is {workspace.training_yaml}")
+    talk(
+        f"""
+Next, in the demo's workspace:
+  cd {workspace.root}
+  prep status
+  prep filter coyo-700m --aes-cutoff 6 && prep emit-yaml --force && prep check
+And for real:
+  mkdir my-mixture && cd my-mixture && prep init lavida-o-start && prep download --dry-run"""
+    )

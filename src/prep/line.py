@@ -1,0 +1,92 @@
+"""The whole line: which stage comes when, and how far each dataset and table is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from prep.config import Dataset, UrlImages
+from prep.errors import PrepError
+from prep.manifest import read_manifest
+from prep.stages.download import download
+from prep.stages.filter import filter_table
+from prep.stages.images import images
+from prep.stages.normalize import normalize
+from prep.stages.shards import Outcome, State
+from prep.workspace import Workspace
+
+
+@dataclass
+class Failures:
+    """Errors met on the way; one dataset's failure does not stop the others."""
+
+    errors: list[PrepError] = field(default_factory=list)
+
+    def raise_all(self) -> None:
+        """Raise what was met as one error; nothing where nothing failed.
+
+        Raises:
+            PrepError: of the first error's kind.
+        """
+        if not self.errors:
+            return
+        first = self.errors[0]
+        if len(self.errors) == 1:
+            raise first
+        messages = "\n".join(f"{error.message}\n    {error.next_step}" for error in self.errors)
+        raise type(first)(messages, "Then run the same command; what is done stays done.")
+
+
+def each(calls: Iterable[Callable[[], Outcome]], failures: Failures) -> Iterator[Outcome]:
+    """Call all, yield the outcomes, keep the errors for the end."""
+    for call in calls:
+        try:
+            yield call()
+        except PrepError as error:
+            failures.errors.append(error)
+
+
+def run_line(workspace: Workspace, failures: Failures, *, dry_run: bool = False) -> Iterator[Outcome]:
+    """Bring every dataset and table of the recipe up to date, up to the filtered tables.
+
+    Address datasets are filtered twice: on the publisher's metadata, so that only rows that pass are fetched, and
+    then on what was really fetched.
+    """
+    datasets, tables = workspace.select_datasets(()), workspace.select_tables(())
+    by_url = [dataset for dataset in datasets if isinstance(dataset.images, UrlImages)]
+    others = [dataset for dataset in datasets if dataset not in by_url]
+    url_tables = [table for table in tables if workspace.table(table)[0] in by_url]
+
+    def on_datasets(stage: Callable[..., Outcome], chosen: Iterable[Dataset]) -> Iterator[Outcome]:
+        return each((partial(stage, workspace, dataset, dry_run=dry_run) for dataset in chosen), failures)
+
+    def on_tables(stage: Callable[..., Outcome], chosen: Iterable[str]) -> Iterator[Outcome]:
+        return each((partial(stage, workspace, table, dry_run=dry_run) for table in chosen), failures)
+
+    yield from on_datasets(download, datasets)
+    yield from on_datasets(images, others)
+    yield from on_tables(normalize, tables)
+    yield from on_tables(filter_table, tables)
+    yield from on_datasets(images, by_url)
+    yield from on_tables(filter_table, url_tables)
+
+
+def status(workspace: Workspace) -> list[Outcome]:
+    """How far every stage is, without touching the network or any file."""
+    outcomes = [_download_status(workspace, dataset) for dataset in workspace.select_datasets(())]
+    outcomes += [images(workspace, dataset, dry_run=True) for dataset in workspace.datasets]
+    for stage in (normalize, filter_table):
+        outcomes += [stage(workspace, table, dry_run=True) for table in workspace.table_names]
+    return outcomes
+
+
+def _download_status(workspace: Workspace, dataset: Dataset) -> Outcome:
+    """Only what the disk says: asking the publisher is for `prep download --dry-run`."""
+    folder = workspace.raw(dataset.name)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return Outcome("download", dataset.name, "planned", note="not finished")
+    gone = sum(not (folder / shard.name).is_file() for shard in manifest.shards)
+    state: State = "planned" if gone else "up to date"
+    return Outcome("download", dataset.name, state, gone, len(manifest.shards), manifest)

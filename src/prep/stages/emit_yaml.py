@@ -1,0 +1,305 @@
+"""emit-yaml: the YAML that the trainer reads, with the numbers that filter applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prep import sql
+from prep.config import Entry
+from prep.errors import ConfigError, DataError, UsageError
+from prep.files import write_text
+from prep.images.chunks import NOT_FETCHED
+from prep.manifest import Manifest, fingerprint, read_manifest
+from prep.schema import HEIGHT, KINDS, WIDTH
+from prep.stages.filter import effective_rules
+from prep.stages.shards import build_shards
+from prep.trainers import lavida_o
+from prep.workspace import Workspace
+from prep.yaml_edit import add_keys, append_items
+from prep.yaml_file import parse_yaml, read_yaml
+
+_MARK = "# content "  # in our header: the fingerprint of what follows, to tell our own text from an edited one
+
+Remap = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What was written, or would be.
+
+    Attributes:
+        path: the YAML.
+        text: all of it.
+        state: `done`, `up to date` or `planned`.
+        entries: the entries in it that come from this workspace.
+        left_out: entry -> why it is not in it (only with `partial`).
+        notes: what a person should know.
+    """
+
+    path: Path
+    text: str
+    state: str
+    entries: tuple[dict[str, Any], ...]
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "stage": "emit-yaml",
+            "path": str(self.path),
+            "state": self.state,
+            "entries": list(self.entries),
+            "left_out": self.left_out,
+            "notes": list(self.notes),
+        }
+
+
+def emit_yaml(
+    workspace: Workspace,
+    *,
+    output: Path | None = None,
+    append: Path | None = None,
+    remap: Sequence[Remap] = (),
+    partial: bool = False,
+    force: bool = False,
+    replace_own: bool = False,
+    dry_run: bool = False,
+) -> Emission:
+    """Write the training YAML of the workspace's recipe.
+
+    Args:
+        output: where to; by default `training/<recipe>.yaml`.
+        append: add the entries to this YAML instead, keeping everything in it.
+        remap: (old, new) path prefixes for a trainer on another machine; the tables are then written once more, under
+            `training/`, with the images' paths rewritten too.
+        partial: leave out entries whose tables are not ready, instead of failing.
+        force: replace a YAML that is there and differs.
+        replace_own: replace it if it is still as `prep` wrote it.
+
+    Raises:
+        DataError: a table is not ready, or the filter left no row of it.
+        UsageError: the YAML is there and differs.
+        ConfigError: the recipe asks for what its tables do not have.
+    """
+    entries: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    notes: list[str] = []
+    for entry in workspace.recipe.entries:
+        try:
+            manifest = _ready(workspace, entry)
+        except DataError as error:
+            if not partial:
+                raise
+            left_out[entry.label] = error.message
+            continue
+        lacking = manifest.counts.get(NOT_FETCHED, 0)
+        if lacking:
+            notes.append(f"{entry.table}: {lacking} rows pass the filter but have no image yet (`prep images`)")
+        folder = workspace.filtered(entry.table)
+        if remap and not dry_run:
+            folder = _remapped_table(workspace, entry.table, manifest, remap)
+        entries.append(_entry(entry, manifest, Path(_remapped(str(folder), remap))))
+    if not entries:
+        raise DataError("no entry of the recipe is ready", "`prep status` shows what is missing; `prep run` does it.")
+    if append is not None:
+        return _append(workspace, append, entries, left_out, notes, dry_run)
+    path = output or workspace.training_yaml
+    text = _text(workspace, entries, left_out)
+    emission = Emission(path, text, "done", tuple(entries), left_out, tuple(notes))
+    return _write(emission, force, replace_own, dry_run)
+
+
+def _ready(workspace: Workspace, entry: Entry) -> Manifest:
+    """The manifest of the entry's filtered table, if the trainer can have it."""
+    table = entry.table
+    manifest = read_manifest(workspace.filtered(table))
+    if manifest is None:
+        raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
+    if not manifest.facts["has_images"]:
+        raise DataError(
+            f"the images of table {table} are not fetched yet",
+            "`prep images`, then `prep filter` once more; or `prep run`.",
+        )
+    columns = tuple(manifest.facts["columns"])
+    rules, _ = effective_rules(workspace.rules(table), columns)
+    if rules.model_dump(mode="json", exclude_none=True) != manifest.facts["rules"]:
+        raise DataError(
+            f"the rules of table {table} changed since it was filtered", "`prep filter`, then `prep emit-yaml`."
+        )
+    if manifest.rows == 0:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(manifest.counts.items()))
+        raise DataError(
+            f"the filter left no row of table {table} ({reasons or 'it has none'}); the trainer stops at such an entry",
+            "Loosen the rules (`prep filter --aes-cutoff ... --min-size ...`), or take the entry out of the recipe.",
+        )
+    return manifest
+
+
+def _entry(entry: Entry, manifest: Manifest, json_path: Path) -> dict[str, Any]:
+    function = lavida_o.FUNCTION_OF_KIND[manifest.facts["kind"]]
+    sampling = lavida_o.parse_sampling(entry.sampling)
+    if sampling.word == "random" and lavida_o.sampled_rows(entry.sampling, manifest.rows) > manifest.rows:
+        raise ConfigError(
+            f"entry {entry.label}: {entry.sampling} asks for more than the {manifest.rows} rows of {entry.table}",
+            "Ask for fewer in the recipe; the trainer stops otherwise.",
+        )
+    rules = manifest.facts["rules"]
+    sizes = {HEIGHT, WIDTH}
+    has_size_rule = "min_size" in rules
+    columns = [name for name in manifest.facts["columns"] if name not in sizes or has_size_rule]
+    return lavida_o.training_entry(
+        name=entry.label,
+        json_path=json_path,
+        function=function,
+        columns=columns,
+        sampling=entry.sampling,
+        arguments=entry.arguments,
+        aes_cutoff=rules.get("aes_cutoff"),
+        min_size=rules.get("min_size"),
+        group=entry.group,
+    )
+
+
+def _text(workspace: Workspace, entries: Sequence[dict[str, Any]], left_out: dict[str, str]) -> str:
+    recipe = workspace.recipe
+    groups = {entry.get(lavida_o.GROUP, lavida_o.DEFAULT_GROUP) for entry in entries}
+    header = [
+        f"{recipe.name}: {recipe.title}".removesuffix(": "),
+        "Written by `prep emit-yaml`; cutoffs and sizes are those `prep filter` applied to the files.",
+    ]
+    header += [f"Left out: {name} ({reason})" for name, reason in left_out.items()]
+    body = lavida_o.training_yaml(
+        entries,
+        {group: weight for group, weight in recipe.weights.items() if group in groups},
+        {group: factor for group, factor in recipe.batch_sizes.items() if group in groups},
+        header,
+    )
+    return f"{_MARK}{fingerprint(body)}\n{body}"
+
+
+def _is_own(text: str) -> bool:
+    """Whether the text is one of ours that nobody has edited."""
+    mark, _, body = text.partition("\n")
+    return mark == f"{_MARK}{fingerprint(body)}"
+
+
+def _write(emission: Emission, force: bool, replace_own: bool, dry_run: bool) -> Emission:
+    path = emission.path
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "Name the YAML file to write.")
+    if path.exists():
+        there = path.read_text(encoding="utf-8", errors="replace")
+        if there == emission.text:
+            return _in_state(emission, "up to date")
+        if not (force or dry_run or (replace_own and _is_own(there))):
+            edited = "it is as prep wrote it" if _is_own(there) else "it was not written by this command, or edited"
+            raise UsageError(
+                f"{path} is there and differs ({edited})",
+                "`--force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
+            )
+    if dry_run:
+        return _in_state(emission, "planned")
+    write_text(path, emission.text)
+    return emission
+
+
+def _in_state(emission: Emission, state: str) -> Emission:
+    return Emission(emission.path, emission.text, state, emission.entries, emission.left_out, emission.notes)
+
+
+def _append(
+    workspace: Workspace,
+    path: Path,
+    entries: list[dict[str, Any]],
+    left_out: dict[str, str],
+    notes: list[str],
+    dry_run: bool,
+) -> Emission:
+    """Add to a YAML what it does not have yet; its own weights stay as they are."""
+    parsed = read_yaml(path, allow_repeated=True)
+    data = parsed.data if isinstance(parsed.data, dict) else {}
+    present = data.get(lavida_o.DATASETS) or []
+    fresh = [entry for entry in entries if entry not in present]
+    text = parsed.text
+    if fresh:
+        text = append_items(parsed, lavida_o.DATASETS, fresh)
+    groups = {entry.get(lavida_o.GROUP, lavida_o.DEFAULT_GROUP) for entry in fresh}
+    recipe = workspace.recipe
+    for key, numbers in ((lavida_o.WEIGHTS, recipe.weights), (lavida_o.BATCH_SIZES, recipe.batch_sizes)):
+        there = data.get(key) or {}
+        new = {group: number for group, number in numbers.items() if group in groups and group not in there}
+        if new:
+            text = add_keys(parse_yaml(text, path), key, new)
+    emission = Emission(path, text, "done", tuple(fresh), left_out, tuple(notes))
+    if text == parsed.text:
+        return _in_state(emission, "up to date")
+    if dry_run:
+        return _in_state(emission, "planned")
+    write_text(path, text)
+    return emission
+
+
+# -- another machine's paths ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RemapTask:
+    """One shard with its images' paths rewritten."""
+
+    source: Path
+    source_sha256: str
+    path_column: str
+    remap: tuple[Remap, ...]
+    output: Path
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The rewritten shard."""
+        return (self.output,)
+
+    @property
+    def fingerprint(self) -> str:
+        """What it is made from."""
+        return fingerprint([self.source_sha256, self.path_column, self.remap])
+
+
+def _remapped(path: str, remap: Sequence[Remap]) -> str:
+    """`path` with the first matching prefix replaced."""
+    for old, new in remap:
+        if path == old or path.startswith(old.rstrip("/") + "/"):
+            return new.rstrip("/") + path[len(old.rstrip("/")) :]
+    return path
+
+
+def _remapped_table(workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap]) -> Path:
+    """The folder of the table's copy with rewritten image paths."""
+    folder = workspace.training_yaml.parent / f"{table}.parquet"
+    column = KINDS[manifest.facts["kind"]].image_path
+    tasks = [
+        RemapTask(workspace.filtered(table) / shard.name, shard.sha256, column, tuple(remap), folder / shard.name)
+        for shard in manifest.shards
+    ]
+    build_shards("emit-yaml", table, folder, tasks, write_remapped, count_nothing, facts={}, workers=workspace.workers)
+    return folder
+
+
+def write_remapped(task: RemapTask) -> None:
+    """Write one shard with rewritten image paths."""
+    column = sql.name(task.path_column)
+    branches = " ".join(
+        f"WHEN starts_with({column}, {sql.text(old.rstrip('/') + '/')}) "
+        f"THEN {sql.text(new.rstrip('/'))} || substr({column}, {len(old.rstrip('/')) + 1})"
+        for old, new in task.remap
+    )
+    query = f"SELECT * REPLACE (CASE {branches} ELSE {column} END AS {column}) FROM {sql.parquet_files([task.source])}"
+    with sql.connect() as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
+        sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
+
+
+def count_nothing(task: RemapTask) -> dict[str, int]:
+    """No counts."""
+    return {}
