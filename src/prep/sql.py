@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import tempfile
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,29 +19,32 @@ ROW = "CAST(split_part(key, '#', -1) AS BIGINT)"  # row of a sample in its part,
 
 
 @contextmanager
-def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection for one shard task.
 
     One thread, because tasks run side by side and one thread writes the same bytes every time; this task's share
-    of half the memory; spill files in a folder that goes away with it. Join sides stay as written: the samples
-    are streamed past the facts, so their order is kept.
+    of half the memory. Join sides stay as written: the samples are streamed past the facts, so their order is kept.
+
+    Args:
+        output: the shard being made; what does not fit into memory is spilled to a hidden folder beside it.
     """
-    with tempfile.TemporaryDirectory(prefix="prep-duckdb-") as spill:
-        connection = duckdb.connect(
-            config={
-                "threads": 1,
-                "memory_limit": f"{max(5, 50 // default_workers())}%",
-                "temp_directory": spill,
-                "preserve_insertion_order": True,
-                "disabled_optimizers": "join_order,build_side_probe_side",
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-            }
-        )
-        try:
-            yield connection
-        finally:
-            connection.close()
+    spill = None if output is None else output.with_name(f".{output.name}.spill")
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": f"{max(5, 50 // default_workers())}%",
+        "preserve_insertion_order": True,
+        "disabled_optimizers": "join_order,build_side_probe_side",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "temp_directory": "" if spill is None else str(spill),
+    }
+    connection = duckdb.connect(config=config)
+    try:
+        yield connection
+    finally:
+        connection.close()
+        if spill is not None:
+            shutil.rmtree(spill, ignore_errors=True)
 
 
 def text(value: str) -> str:

@@ -183,6 +183,7 @@ def test_box_of_rle_is_the_box_of_its_pixels(data: st.DataObject, height: int, w
         pytest.param({"size": [2, 2], "counts": "0 4"}, id="a character that is no count"),
         pytest.param({"size": [2, 2], "counts": "0é"}, id="a character outside ASCII"),
         pytest.param({"size": [2, 2], "counts": "09"}, id="more counts than pixels"),
+        pytest.param({"size": [7, 9], "counts": "2O"}, id="a run of negative length"),
         pytest.param({"size": [2, 2], "counts": [0, 9]}, id="more counts than pixels, plain"),
         pytest.param({"size": [2, 2], "counts": [-1, 4]}, id="a negative count"),
         pytest.param({"size": [2, 2], "counts": [2**24, 4]}, id="a count too large"),

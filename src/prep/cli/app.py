@@ -116,7 +116,7 @@ def init(
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a workspace for one recipe in this folder (or the one after -C)."""
+    """Make a workspace for one recipe."""
     from prep.cli import show
     from prep.config import Catalogue
     from prep.workspace import Workspace
@@ -161,7 +161,9 @@ def add(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add your own text-to-image data to the workspace, ready for `prep filter`."""
+    """Add your own data, ready for `prep filter`.
+
+    Text-to-image rows: an image path (or address), a caption, and scores and sizes where there are any."""
     from prep.add import add_file
     from prep.cli import show
     from prep.stages.download import download
@@ -185,7 +187,9 @@ def add(
 
 @command("download")
 def download_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Bring publishers' files, verified; what is there already is not fetched again."""
+    """Bring publishers' files, verified.
+
+    What is there already is not fetched again."""
     from prep.stages.download import download
 
     workspace = _workspace()
@@ -194,7 +198,9 @@ def download_(names: Names = None, force: Force = False, dry_run: DryRun = False
 
 @command("images")
 def images_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Store image bytes, from archives or addresses, and index them.
+    """Store and index image bytes.
+
+    They come out of the parts, or from addresses.
 
     Addresses are fetched for rows that passed the filter: `prep filter` first, and once more afterwards.
     """
@@ -206,7 +212,7 @@ def images_(names: Names = None, force: Force = False, dry_run: DryRun = False, 
 
 @command("normalize")
 def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Turn every dataset's records into samples of one schema."""
+    """Turn records into samples of one schema."""
     from prep.stages.normalize import normalize
 
     workspace = _workspace()
@@ -230,7 +236,9 @@ def filter_(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Keep the rows that pass every rule; the others go to dropped/, each with its reason.
+    """Keep the rows that pass every rule.
+
+    The others go to dropped/, each with its reason.
 
     Rules given here go over the recipe's, and stay for later runs until `--reset`.
     """
@@ -296,7 +304,7 @@ def check(
     batch: Annotated[int | None, typer.Option(min=1, help="World batch size, for the same.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the trainer's loader will do with a YAML, before a GPU is rented."""
+    """Say what the trainer will do with a YAML."""
     from prep.cli import show
     from prep.errors import DataError, UsageError
     from prep.stages.check import check_yaml
@@ -331,7 +339,9 @@ def status(as_json: AsJson = False) -> None:
 
 @command("run")
 def run(dry_run: DryRun = False, as_json: AsJson = False) -> None:
-    """Do everything that is missing, from download to check; goes on wherever an earlier run stopped."""
+    """Do everything that is missing.
+
+    From download to check; goes on wherever an earlier run stopped."""
     from prep.cli import show
     from prep.cli.running import run_workspace
 
@@ -347,7 +357,9 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Path("prep-demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Show the whole line on a small world of publishers on this machine: no network, no credentials."""
+    """Show the whole line in a minute.
+
+    Publishers are imitated on this machine: no network, no credentials."""
     from prep.cli import show
     from prep.cli.running import run_demo
 

@@ -116,8 +116,8 @@ def box_of_rle(rle: object) -> Box | None:
         case _:
             return None
     x, y, width, height = mask.toBbox(compressed).tolist()
-    if x + width > size[0]:
-        return None  # more counts than the mask has pixels
+    if x + width > size[0] or y + height > size[1]:
+        return None  # more counts than the mask has pixels, or a run of negative length
     return x, y, x + width, y + height
 
 

@@ -74,7 +74,7 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
     missing = [task for task in tasks if task.part.path not in finished]
     if not missing and manifest and _is_complete(manifest, folder, asked) and len(manifest.shards) == len(tasks):
         return Outcome("download", dataset.name, "up to date", 0, len(tasks), manifest)
-    note = _note(dataset, listing, missing)
+    note = _note(dataset, listing, missing, dry_run=dry_run)
     if dry_run:
         return Outcome("download", dataset.name, "planned", len(missing), len(tasks), note=note)
     _check_space(workspace, missing)
@@ -180,10 +180,11 @@ def _check_space(workspace: Workspace, missing: Sequence[PartTask]) -> None:
         )
 
 
-def _note(dataset: Dataset, listing: Listing, missing: Sequence[PartTask]) -> str:
-    sizes = [task.part.size_bytes for task in missing]
-    note = f"{sum(size or 0 for size in sizes) / 1e6:,.1f} MB to bring" if missing else ""
+def _note(dataset: Dataset, listing: Listing, missing: Sequence[PartTask], *, dry_run: bool) -> str:
+    notes = []
+    if dry_run:
+        notes.append(f"{sum(task.part.size_bytes or 0 for task in missing) / 1e6:,.1f} MB to bring")
     expected = dataset.expected.parts
     if expected is not None and expected != len(listing.parts):
-        note += f"; the publisher has {len(listing.parts)} parts, {expected} were expected"
-    return note.removeprefix("; ")
+        notes.append(f"the publisher has {len(listing.parts)} parts, {expected} were expected")
+    return "; ".join(notes)

@@ -296,7 +296,7 @@ def write_remapped(task: RemapTask) -> None:
         for old, new in task.remap
     )
     query = f"SELECT * REPLACE (CASE {branches} ELSE {column} END AS {column}) FROM {sql.parquet_files([task.source])}"
-    with sql.connect() as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
+    with sql.connect(task.output) as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
         sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
 
 

@@ -165,7 +165,7 @@ def split_samples(task: FilterTask) -> None:
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
-    with sql.connect() as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
+    with sql.connect(task.kept) as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
         dropped = f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL"
         sql.copy_to_parquet(connection, dropped, task.dropped, metadata)
         passing = f"SELECT {kept_columns} FROM ({judged}) WHERE reason IS NULL"

@@ -235,7 +235,7 @@ def _missing_images(task: UrlTask) -> list[tuple[str, str]]:
         WHERE {sql.ROW} // {CHUNK_ROWS} = {task.chunk} AND image_key NOT IN ({known})
         GROUP BY image_key ORDER BY min({sql.ROW})
     """
-    with sql.connect() as connection:
+    with sql.connect(task.output) as connection:
         return connection.execute(query).fetchall()
 
 

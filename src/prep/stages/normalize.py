@@ -129,7 +129,7 @@ def _matching_parts(parts: tuple[Shard, ...], table: Table, name: str) -> list[S
 
 def make_samples(task: NormalizeTask) -> None:
     """Write the samples of one part."""
-    with sql.connect() as connection, open_records_of(task, connection):
+    with sql.connect(task.output) as connection, open_records_of(task, connection):
         query = samples_query(connection, task)
         sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
 
