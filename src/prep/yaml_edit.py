@@ -30,13 +30,18 @@ class _Dumper(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
-def _represent_list(dumper: _Dumper, data: Sequence[Any]) -> yaml.SequenceNode:
-    plain = not any(isinstance(item, list | tuple | dict) for item in data)
+def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.SequenceNode:
+    plain = not any(isinstance(item, list | dict) for item in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
 
 
+def _represent_str(dumper: _Dumper, data: str) -> yaml.ScalarNode:
+    # Double quotes keep every text on one line; PyYAML's other styles lose rare line breaks such as U+0085.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
 _Dumper.add_representer(list, _represent_list)
-_Dumper.add_representer(tuple, _represent_list)
+_Dumper.add_representer(str, _represent_str)
 
 
 class _CannotPlace(Exception):
@@ -82,7 +87,7 @@ def append_items(parsed: YamlFile, key: str, items: list[dict[str, Any]]) -> str
         raise ConfigError(f"{parsed.path}: {key!r} is not a list", "Mend the file first.")
     if not items:
         return parsed.text
-    return _insert(parsed, key, lambda indent: render_items(items, indent), lambda new: [*(old or []), *new])
+    return _insert(parsed, key, [*(old or []), *items], lambda indent: render_items(items, indent))
 
 
 def add_keys(parsed: YamlFile, key: str, mapping: Mapping[str, Any]) -> str:
@@ -107,7 +112,7 @@ def add_keys(parsed: YamlFile, key: str, mapping: Mapping[str, Any]) -> str:
     added = {name: value for name, value in mapping.items() if name not in known}
     if not added:
         return parsed.text
-    return _insert(parsed, key, lambda indent: render_keys(added, indent), lambda new: {**known, **new})
+    return _insert(parsed, key, {**known, **added}, lambda indent: render_keys(added, indent))
 
 
 def _render(value: Any, indent: int) -> str:
@@ -123,9 +128,9 @@ def _top_level(parsed: YamlFile) -> dict[str, Any]:
     return parsed.data
 
 
-def _insert(parsed: YamlFile, key: str, render: Callable[[int], str], combine: Callable[[Any], Any]) -> str:
-    """Place `render(indent)` under `key`, and verify that the new text holds `combine(what was rendered)` there."""
-    expected = {**_top_level(parsed), key: combine(yaml.safe_load(render(0)))}
+def _insert(parsed: YamlFile, key: str, value: Any, render: Callable[[int], str]) -> str:
+    """Place the lines `render(indent)` under `key`, and verify that the new text holds `value` there."""
+    expected = {**_top_level(parsed), key: value}
     try:
         text = _placed(parsed, key, render)
         # repr also tells 1 from 1.0 and True, sees the order of keys, and finds NaN equal to NaN.
@@ -154,6 +159,8 @@ def _placed(parsed: YamlFile, key: str, render: Callable[[int], str]) -> str:
         return _with_lines(text, len(text), f"\n{lines}")
     if _is_empty(node):
         start, end = node.start_mark.index, node.end_mark.index
+        if "\n" in text[start:end]:
+            raise _CannotPlace
         head = text[:start].rstrip(" ")
         text = head + text[end:]
         return _with_lines(text, _line_end(text, len(head)), render(column + _INDENT))

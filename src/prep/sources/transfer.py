@@ -19,6 +19,7 @@ from prep.progress import Advance
 from prep.sources import Part
 
 ATTEMPTS = 5
+MAX_PAUSE_SECONDS = 120.0
 CHUNK_BYTES = 1 << 20
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 USER_AGENT = f"prep/{prep.__version__}"
@@ -65,7 +66,7 @@ def transfer(part: Part, target: Path, headers: Mapping[str, str], advance: Adva
                     "Check the network, then run the same command; finished parts are kept.",
                 ) from problem
             pause = problem.pause if problem.pause is not None else 0.5 * 2**attempt
-            time.sleep(min(pause, 120.0) * random.uniform(0.5, 1.0))
+            time.sleep(min(pause, MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))
 
 
 def _attempt(part: Part, target: Path, headers: Mapping[str, str], advance: Advance) -> None:

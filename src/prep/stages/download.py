@@ -59,7 +59,7 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
     manifest = read_manifest(folder)
     if not force and source.kind in ("huggingface", "http") and _is_complete(manifest, folder, asked):
         assert manifest is not None
-        return Outcome("download", dataset.name, "up to date", 0, len(manifest.shards), manifest)
+        return _up_to_date(dataset, folder, manifest)
 
     locked = workspace.locked(dataset.name)
     revision = locked.get("revision") if not force and locked.get("asked") == asked else None
@@ -73,7 +73,7 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
     finished = {} if force else _finished(tasks, folder, manifest)
     missing = [task for task in tasks if task.part.path not in finished]
     if not missing and manifest and _is_complete(manifest, folder, asked) and len(manifest.shards) == len(tasks):
-        return Outcome("download", dataset.name, "up to date", 0, len(tasks), manifest)
+        return _up_to_date(dataset, folder, manifest)
     note = _note(dataset, listing, missing, dry_run=dry_run)
     if dry_run:
         return Outcome("download", dataset.name, "planned", len(missing), len(tasks), note=note)
@@ -89,6 +89,11 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
     write_manifest(folder, manifest)
     (folder / JOURNAL_NAME).unlink(missing_ok=True)
     return Outcome("download", dataset.name, "done", len(missing), len(tasks), manifest, note)
+
+
+def _up_to_date(dataset: Dataset, folder: Path, manifest: Manifest) -> Outcome:
+    (folder / JOURNAL_NAME).unlink(missing_ok=True)  # a kill may have come between manifest and this
+    return Outcome("download", dataset.name, "up to date", 0, len(manifest.shards), manifest)
 
 
 def _bring(name: str, folder: Path, missing: Sequence[PartTask], finished: dict[str, Shard]) -> None:

@@ -28,6 +28,7 @@ from prep.trainers.lavida_o_sample import (
     Sample,
     address_faults,
     build_sample,
+    can_open,
     image_fault,
     null_faults,
 )
@@ -91,7 +92,8 @@ class _Looker:
                 for fault in address_faults(address):
                     self._add(fault, row, address)
         if self.images != "none":
-            self._open([(row, address) for row, sample in samples for address in sample.images])
+            addresses = [(row, address) for row, sample in samples for address in sample.images]
+            self._open([(row, address) for row, address in addresses if can_open(address)])
 
     def _open(self, addresses: Sequence[tuple[int, str]]) -> None:
         with ThreadPoolExecutor(_OPENERS) as pool:

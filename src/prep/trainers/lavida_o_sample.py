@@ -39,7 +39,7 @@ _UNREADABLE = RowFault(
     ROW_FAILS,
     "Drop the row; the loader decodes whole images, so a cut-off file fails too.",
 )
-RELATIVE = RowFault(
+_RELATIVE = RowFault(
     "warning",
     "an image path is relative",
     "it is opened relative to the folder that training is started in; no image folder is put in front",
@@ -128,25 +128,26 @@ def is_null(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
+def can_open(address: str) -> bool:
+    """Whether the image could be opened here: stores need the private reader, which must be importable."""
+    return not _is_private(address) or importlib.util.find_spec(PRIVATE_READER) is not None
+
+
 def address_faults(address: str) -> Iterator[RowFault]:
     """Faults of an image address as such, before it is opened."""
-    if address.startswith((S3_SCHEME, PRIVATE_SCHEME)):
-        if importlib.util.find_spec(PRIVATE_READER) is None:
-            yield _NEEDS_S3_READER if address.startswith(S3_SCHEME) else _NEEDS_PRIVATE_STORE
-    elif not os.path.isabs(address):  # noqa: PTH117  (the loader's own join and open: text, not paths)
-        yield RELATIVE
+    if not can_open(address):
+        yield _NEEDS_S3_READER if address.startswith(S3_SCHEME) else _NEEDS_PRIVATE_STORE
+    elif not _is_private(address) and not os.path.isabs(address):  # noqa: PTH117  (opened as text, not as a Path)
+        yield _RELATIVE
 
 
 def image_fault(address: str) -> RowFault | None:
     """Open an image as the loader does, and say what goes wrong.
 
     The loader hands the path to Pillow and converts to RGB, which decodes all of it; it never sets Pillow's
-    LOAD_TRUNCATED_IMAGES, so a truncated file fails. EXIF rotation plays no part. Addresses that need the private
-    reader are opened only where that module can be imported.
+    LOAD_TRUNCATED_IMAGES, so a truncated file fails. EXIF rotation plays no part.
     """
-    is_private = address.startswith((S3_SCHEME, PRIVATE_SCHEME))
-    if is_private and importlib.util.find_spec(PRIVATE_READER) is None:
-        return None
+    is_private = _is_private(address)
     try:
         if not is_private and not Path(address).is_file():
             return _MISSING
@@ -159,6 +160,10 @@ def image_fault(address: str) -> RowFault | None:
         # As in the loader: whatever is raised, by a decoder or by the private reader, fails the row.
         return _UNREADABLE
     return None
+
+
+def _is_private(address: str) -> bool:
+    return address.startswith((S3_SCHEME, PRIVATE_SCHEME))
 
 
 def _open_private(address: str) -> Image.Image:
