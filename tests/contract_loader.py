@@ -58,7 +58,7 @@ def load_entry(entry: Mapping[str, Any]) -> pd.DataFrame:
 
 def build_sample(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
     """The sample of a row (counted after sampling), with its images opened; fails where the row fails."""
-    values = load_entry(entry).iloc[row].to_dict()
+    values: dict[str, Any] = {str(name): value for name, value in load_entry(entry).iloc[row].to_dict().items()}
     images, texts, prefix_argument = FUNCTIONS[entry["preprocess_fn"]]
     arguments = entry.get("process_fn_kwargs", {})
     prefix = arguments.get(prefix_argument, "") if prefix_argument else ""
@@ -68,10 +68,15 @@ def build_sample(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
     for column in images:
         value = values[column]
         if value is not None:
-            paths = [value] if isinstance(value, str | float) else list(value)
-            opened += [Image.open(os.path.join(prefix, path)).convert("RGB") for path in paths]  # noqa: PTH118
+            paths: list[Any] = [value] if isinstance(value, str | float) else list(value)
+            opened += [_open(os.path.join(prefix, path)) for path in paths]  # noqa: PTH118
     text = [_text(column, values[column], entry["preprocess_fn"]) for column in texts]
     return {"images": opened, "text": text, "scores": _scores(values, entry["preprocess_fn"])}
+
+
+def _open(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def _cut(frame: pd.DataFrame, entry: Mapping[str, Any]) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def run_until(process: subprocess.Popen[str], root: Path, moment: int) -> str:
     return process.stdout.readline().strip()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_killed_at_many_moments_ends_with_the_same_bytes(seed: int, small_world: World, tmp_path: Path) -> None:
     root = tmp_path / "workspace"
     with runner(small_world) as process:
@@ -69,10 +69,10 @@ def test_killed_at_many_moments_ends_with_the_same_bytes(seed: int, small_world:
         moments = random.Random(seed)
         kills = 0
         # Short lives first, to hit the early stages; then longer ones, so that the run gets to its end.
-        while run_until(process, root, moments.randint(1, 20 + touches * (1 + kills) // 40)) == "killed":
+        while run_until(process, root, moments.randint(1, 20 + touches * (1 + kills) // 120)) == "killed":
             kills += 1
             assert kills < 200
-    assert kills >= 8
+    assert kills >= 15
     assert run_whole(root, small_world) == 0
     assert snapshot(root) == whole
 

@@ -93,7 +93,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return Manifest(shards=shards, **data)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WorkspaceError(f"{path}: not a manifest", "Delete that file and run the same command again.") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +60,18 @@ def name(value: str) -> str:
 
 def parquet_files(paths: Iterable[Path]) -> str:
     """A table expression that reads exactly these parquet files, in this order."""
-    return f"read_parquet([{', '.join(text(str(path)) for path in paths)}])"
+    return f"read_parquet({_files(paths)}, hive_partitioning = false)"
+
+
+def csv_file(path: Path) -> str:
+    """A table expression that reads exactly this csv file, its types taken from all of it."""
+    return f"read_csv({_files([path])}, header = true, sample_size = -1, hive_partitioning = false)"
+
+
+def _files(paths: Iterable[Path]) -> str:
+    """Paths as an SQL list: DuckDB takes each for a glob, and (unless told not to) a folder `x=1` for a column."""
+    globs = (re.sub(r"([*?[])", r"[\1]", str(path)) for path in paths)
+    return f"[{', '.join(text(glob) for glob in globs)}]"
 
 
 @contextmanager

@@ -13,7 +13,19 @@ from typing import Any
 
 import yaml
 
-from prep.config import Catalogue, Dataset, Model, Recipe, Rules, Source, Table, WorkspaceConfig, load, nearest
+from prep.config import (
+    Catalogue,
+    Dataset,
+    LocalSource,
+    Model,
+    Recipe,
+    Rules,
+    Source,
+    Table,
+    WorkspaceConfig,
+    load,
+    nearest,
+)
 from prep.engine import default_workers
 from prep.errors import UsageError, WorkspaceError
 from prep.files import write_text
@@ -76,15 +88,17 @@ class Workspace:
         """Make a workspace in `root` around a recipe's text.
 
         Raises:
-            WorkspaceError: there is one already.
+            WorkspaceError: there is one already, or a recipe.yaml of the user's own.
         """
-        if (root / CONFIG_NAME).exists():
+        config, recipe = root / CONFIG_NAME, root / "recipe.yaml"
+        others = recipe.exists() and recipe.read_bytes() != recipe_text.encode()  # the same: an `init` that was killed
+        if config.exists() or others:
             raise WorkspaceError(
-                f"{root / CONFIG_NAME} is there already",
+                f"{config if config.exists() else recipe} is there already",
                 "Work in it as it is, or start in another folder.",
             )
-        write_text(root / "recipe.yaml", recipe_text)
-        write_text(root / CONFIG_NAME, _CONFIG_TEXT.format(images=images))
+        write_text(recipe, recipe_text)
+        write_text(config, _CONFIG_TEXT.format(images=json.dumps(images, ensure_ascii=False)))  # JSON is YAML
         return cls(root)
 
     # -- what is in it ---------------------------------------------------------------------------------------
@@ -156,8 +170,14 @@ class Workspace:
         return dataset, dataset.tables[name]
 
     def source(self, dataset: Dataset) -> Source:
-        """Where the dataset's files come from here: prep.yaml's word goes before the catalogue's."""
-        return self.config.sources.get(dataset.name, dataset.source)
+        """Where the dataset's files come from here: prep.yaml's word goes before the catalogue's.
+
+        A local path that is relative is taken from the workspace, wherever a command is run.
+        """
+        source = self.config.sources.get(dataset.name, dataset.source)
+        if isinstance(source, LocalSource):
+            return source.model_copy(update={"path": str(self.root / Path(source.path).expanduser())})
+        return source
 
     @property
     def workers(self) -> int:
@@ -233,17 +253,18 @@ class Workspace:
 
     def locked(self, dataset: str) -> dict[str, Any]:
         """What prep.lock says of a dataset: its resolved revision, parts, bytes; empty when it says nothing."""
-        return dict(self._lock_data().get(dataset, {}))
+        return self._lock_data().get(dataset, {})
 
     def lock(self, dataset: str, resolved: dict[str, Any]) -> None:
         """Write what a dataset was resolved to into prep.lock."""
         data = self._lock_data() | {dataset: resolved}
         write_text(self.root / LOCK_NAME, json.dumps({"datasets": data}, indent=1, sort_keys=True) + "\n")
 
-    def _lock_data(self) -> dict[str, Any]:
+    def _lock_data(self) -> dict[str, dict[str, Any]]:
         path = self.root / LOCK_NAME
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))["datasets"])
+            datasets = json.loads(path.read_text(encoding="utf-8"))["datasets"]
+            return {name: dict(resolved) for name, resolved in dict(datasets).items()}
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import yaml
 from prep.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
+Pair = tuple[yaml.Node, yaml.Node]
+
+MAX_VALUES = 100_000  # in one file, aliases counted as often as they are used; no configuration comes near
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass
@@ -53,10 +58,14 @@ def parse_yaml(text: str, path: Path) -> YamlFile:
         ConfigError: the text is not YAML.
     """
     parsed = YamlFile(path, text)
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         parsed.node = loader.get_single_node()
         if parsed.node is not None:
+            if _count_values(parsed.node, {}) > MAX_VALUES:
+                raise ConfigError(
+                    f"{path}: holds more than {MAX_VALUES:,} values", "Mend the file; look at its aliases."
+                )
             parsed.data = _construct(loader, parsed.node, (), parsed)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -88,20 +97,32 @@ def read_yaml(path: Path, *, allow_repeated: bool = False) -> YamlFile:
     return parsed
 
 
+def _count_values(node: yaml.Node, counted: dict[int, float]) -> float:
+    """Values below `node` with every alias written out, without doing so; infinite for one that holds itself."""
+    if id(node) not in counted:
+        counted[id(node)] = math.inf
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        counted[id(node)] = 1 + sum(_count_values(child, counted) for child in children)
+    return counted[id(node)]
+
+
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, at: KeyPath, parsed: YamlFile) -> Any:
     if isinstance(node, yaml.MappingNode):
-        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
-            loader.flatten_mapping(node)
         first_lines: dict[str, int] = {}
         mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
+        merged = _merged_pairs(node)
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        for number, (key_node, value_node) in enumerate([*merged, *own]):
             line = key_node.start_mark.line + 1
-            if isinstance(key, list | dict):
-                raise ConfigError(f"{parsed.path}:{line}: a key must be plain text", "Mend that line.")
-            if str(key) in first_lines:
-                parsed.repeated.append((str(key), first_lines[str(key)], line))
-            first_lines.setdefault(str(key), line)
+            key = _scalar(loader, key_node)
+            if number >= len(merged):
+                if str(key) in first_lines:
+                    parsed.repeated.append((str(key), first_lines[str(key)], line))
+                first_lines.setdefault(str(key), line)
             parsed.lines[(*at, key)] = line
             mapping[key] = _construct(loader, value_node, (*at, key), parsed)
         return mapping
@@ -111,4 +132,34 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node, at: KeyPath, parsed: Ya
             parsed.lines[(*at, index)] = item.start_mark.line + 1
             items.append(_construct(loader, item, (*at, index), parsed))
         return items
-    return loader.construct_object(node, deep=True)
+    return _scalar(loader, node)
+
+
+def _merged_pairs(node: yaml.MappingNode) -> list[Pair]:
+    """The pairs that `<<` brings into a mapping, those that win last; the nodes stay as they are, for text edits."""
+    pairs: list[Pair] = []
+    for key_node, value_node in node.value:
+        if key_node.tag != _MERGE:
+            continue
+        sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+        for source in reversed(sources):
+            if not isinstance(source, yaml.MappingNode):
+                problem = "<< takes a mapping or a list of mappings"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            pairs += [*_merged_pairs(source), *(pair for pair in source.value if pair[0].tag != _MERGE)]
+    return pairs
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The value of a scalar.
+
+    Raises:
+        MarkedYAMLError: it is a collection (as a key), or has the form of a date or number but no such value.
+    """
+    if not isinstance(node, yaml.ScalarNode):
+        raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=node.start_mark)
+    try:
+        return loader.construct_object(node)
+    except (ValueError, KeyError, AttributeError) as error:
+        problem = f"{node.value[:60]!r} is not a value; in quotes it is text"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import contract_loader
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import contract_loader
 from prep.errors import ConfigError
 from prep.stages.check import CheckReport, EntryReport, FirstSample, GroupReport, check_yaml
+from prep.trainers.lavida_o import ENTRY_KEYS
 
 S3 = "preproces_text_to_image_generation_s3"
 LOC = "preproces_text_to_image_generation_s3_loc"
@@ -404,7 +405,8 @@ def test_shard_without_a_column(tmp_path: Path, image: str) -> None:
 
 
 def test_empty_table(tmp_path: Path) -> None:
-    path = write_table(tmp_path / "t.parquet", {"s3_path": pa.array([], pa.string()), "caption": pa.array([], pa.string())})
+    nothing = pa.array([], pa.string())
+    path = write_table(tmp_path / "t.parquet", {"s3_path": nothing, "caption": nothing})
     report = check(tmp_path, entry_for(path))
     assert problems(report) == [("error", "no row is left of 0 after the cutoffs")]
     assert report.entries[0].share is None
@@ -431,7 +433,7 @@ VALUES: list[tuple[str, Callable[[str], Change], Change, list[tuple[str, str]]]]
     ("bytes for path", replaced("s3_path", [b"a"] * 4), {}, [
         ("error", f"s3_path holds binary; {S3} wants an image path"),
     ]),
-    ("null caption of a row not drawn", replaced("caption", ["a", None, "b", "c"]), {"sampling_strategy": "first:1"}, []),
+    ("null in a row not drawn", replaced("caption", ["a", None, "b", "c"]), {"sampling_strategy": "first:1"}, []),
     ("some scores null", replaced("fltLaionAesthScore", [6.0, None, float("nan"), 6.0]), {}, [
         ("warning", "fltLaionAesthScore is null in 2 of 4 rows"),
     ]),
@@ -473,7 +475,7 @@ VALUES: list[tuple[str, Callable[[str], Change], Change, list[tuple[str, str]]]]
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "keys", "expected"), [case[1:] for case in VALUES], ids=[case[0] for case in VALUES])
+@pytest.mark.parametrize(("columns", "keys", "expected"), [c[1:] for c in VALUES], ids=[c[0] for c in VALUES])
 def test_values(
     tmp_path: Path,
     image: str,
@@ -589,9 +591,7 @@ def test_refcoco_wants_strings(tmp_path: Path, image: str) -> None:
         (["too small", "dark;blurred"], [("error", "negatives and negative_reasons differ in number in 2 of 2 rows")]),
     ],
 )
-def test_feedback_pairs_up(
-    tmp_path: Path, image: str, reasons: list[str], expected: list[tuple[str, str]]
-) -> None:
+def test_feedback_pairs_up(tmp_path: Path, image: str, reasons: list[str], expected: list[tuple[str, str]]) -> None:
     columns = {
         "s3_path": [image] * 2,
         "caption": ["c"] * 2,
@@ -656,9 +656,7 @@ def test_truncated_and_strange_images_are_unreadable(tmp_path: Path, image: str)
     page = tmp_path / "page.jpg"
     page.write_text("<html>", encoding="utf-8")
     report = images_report(tmp_path, [str(whole), str(cut), str(page), "/" + "x" * 300])
-    assert problems(report) == [
-        ("error", f"an image cannot be opened (3 of 4 rows looked at; first in row 1, {cut})")
-    ]
+    assert problems(report) == [("error", f"an image cannot be opened (3 of 4 rows looked at; first in row 1, {cut})")]
     palette = tmp_path / "palette.png"
     Image.new("P", (8, 8)).save(palette, transparency=b"\x00\x01")
     assert images_report(tmp_path, [str(palette)]).findings == []
@@ -911,6 +909,26 @@ def test_samples_are_the_loaders(tmp_path: Path, image: str) -> None:
     assert first == FirstSample((image,), sample["text"][0], sample["scores"])
     assert len(first.text) == 800
     assert sample["images"][0].size == (8, 8)
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+ENTRY = st.dictionaries(
+    st.sampled_from([key for key in ENTRY_KEYS if key not in ("json_path", "name")]) | st.text(max_size=5),
+    ANYTHING | st.fixed_dictionaries({"caption_key": ANYTHING}) | st.fixed_dictionaries({"column": st.just("caption")}),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entry=ENTRY, top=st.dictionaries(st.sampled_from(["weights", "batch_sizes"]), ANYTHING))
+def test_nonsense_is_reported_and_never_raised(tmp_path: Path, image: str, entry: Change, top: Change) -> None:
+    path = write_table(tmp_path / "t.parquet", pictures(image))
+    report = check(tmp_path, entry_for(path) | entry, top=top, images="none", steps=1, batch=1)
+    assert len(report.entries) == 1
+    json.dumps(report.as_json())
 
 
 # -- a file with the faults of the published one -------------------------------------------------------------

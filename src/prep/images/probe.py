@@ -19,6 +19,7 @@ EXTENSIONS = {
     "BMP": ".bmp",
     "TIFF": ".tif",
 }
+_OPENED = tuple(format_ for format_ in EXTENSIONS if format_ != "MPO")  # Pillow opens MPO as JPEG first
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 
 
@@ -55,7 +56,7 @@ def probe(data: bytes) -> Probe:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=tuple(EXTENSIONS)) as image:
+            with Image.open(io.BytesIO(data), formats=_OPENED) as image:
                 format_, (width, height) = image.format or "", image.size
     except Image.DecompressionBombError:
         return Probe("too_many_pixels")

@@ -34,10 +34,7 @@ def open_records(
         if records.format == "parquet":
             connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.parquet_files([part])}")
         elif records.format == "csv":
-            connection.execute(
-                "CREATE VIEW published AS SELECT * FROM "
-                f"read_csv([{sql.text(str(part))}], header = true, sample_size = -1)"
-            )
+            connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.csv_file(part)}")
         else:
             connection.register("published", _arrow_reader(records, part, size_of, raised))
         columns = [row[0] for row in connection.execute("DESCRIBE published").fetchall()]

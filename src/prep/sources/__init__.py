@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
 from prep.config import Source
@@ -59,13 +59,22 @@ def module_of(source: Source) -> SourceModule:
     return cast(SourceModule, import_module(f"prep.sources.{source.kind}"))
 
 
+def is_inside(path: str) -> bool:
+    """Whether a part's path names a file below its dataset's folder and nowhere else."""
+    steps = PurePosixPath(path).parts
+    return bool(steps) and not path.startswith("/") and ".." not in steps and "\0" not in path
+
+
 def matching(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
-    """The paths that some glob of `include` takes and none of `exclude`; `*` crosses folders. Hidden files never."""
+    """The paths that some glob of `include` takes and none of `exclude`; `*` crosses folders.
+
+    Never hidden files, nor files of hidden folders (`.cache` beside a download by other means).
+    """
     include, exclude = tuple(include), tuple(exclude)
     return sorted(
         path
         for path in paths
-        if not path.rsplit("/", 1)[-1].startswith(".")
+        if not any(step.startswith(".") for step in path.split("/"))
         and any(fnmatch.fnmatchcase(path, glob) for glob in include)
         and not any(fnmatch.fnmatchcase(path, glob) for glob in exclude)
     )

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -22,7 +23,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from prep.config import HuggingFaceSource
 from prep.errors import PrepError, SourceError
 from prep.progress import Advance
-from prep.sources import Listing, Part, matching
+from prep.sources import Listing, Part, is_inside, matching
 from prep.sources.transfer import USER_AGENT, transfer
 
 
@@ -38,9 +39,13 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
         tree = api.list_repo_tree(source.repo, repo_type="dataset", revision=commit, recursive=True)
         entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     except Exception as error:
-        _explain(source, error)
+        _explain(source, revision, error)
     parts = []
     for path in matching(entries, source.include, source.exclude):
+        if not is_inside(path):
+            raise SourceError(
+                f"hub dataset {source.repo} lists {path!r}, which is no path in it", "Report it to the hub."
+            )
         entry = entries[path]
         url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit)
         parts.append(Part(path, url, entry.size, entry.lfs.sha256 if entry.lfs else None, None, entry.blob_id))
@@ -64,15 +69,17 @@ def _refused(source: HuggingFaceSource) -> SourceError:
     )
 
 
-def _explain(source: HuggingFaceSource, error: Exception) -> NoReturn:
+def _explain(source: HuggingFaceSource, revision: str | None, error: Exception) -> NoReturn:
     """Raise what the hub's client met as one message with its next step."""
     if isinstance(error, PrepError):
         raise error
     if isinstance(error, GatedRepoError):
         raise _refused(source) from error
     if isinstance(error, RevisionNotFoundError):
+        pinned = "prep.lock pins it: `prep download --force` resolves it anew."
         raise SourceError(
-            f"hub dataset {source.repo} has no revision {source.revision!r}", "Check the dataset's YAML."
+            f"hub dataset {source.repo} has no revision {revision or source.revision!r}",
+            pinned if revision else "Check the dataset's YAML.",
         ) from error
     if isinstance(error, RepositoryNotFoundError):
         raise SourceError(
@@ -83,6 +90,13 @@ def _explain(source: HuggingFaceSource, error: Exception) -> NoReturn:
         status = error.response.status_code if error.response is not None else "nothing"
         raise SourceError(
             f"the hub answers {status} for {source.repo}", "Try again later; finished parts are kept."
+        ) from error
+    if isinstance(error, HFValidationError):
+        raise SourceError(f"{source.repo!r} names no hub dataset", "Check `repo` in the dataset's YAML.") from error
+    if isinstance(error, ValueError | KeyError | TypeError):  # a login page of the network in the hub's place
+        raise SourceError(
+            f"the hub's answer for {source.repo} is not a hub's: {type(error).__name__}: {error}",
+            "Check the network and HF_ENDPOINT, then run the same command; finished parts are kept.",
         ) from error
     if isinstance(error, OSError | OfflineModeIsEnabled) or type(error).__module__.startswith("httpx"):
         raise SourceError(

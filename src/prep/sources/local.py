@@ -18,11 +18,11 @@ def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listi
     """
     root = Path(source.path).expanduser()
     if root.is_file():
-        return Listing((_part(root, root.name),))
+        return Listing((part_of(root, root.name),))
     if not root.is_dir():
         raise SourceError(f"{root} is neither a file nor a folder", "Mend the path in the dataset's `source`.")
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
-    return Listing(tuple(_part(paths[name], name) for name in matching(paths, source.include)))
+    return Listing(tuple(part_of(paths[name], name) for name in matching(paths, source.include)))
 
 
 def fetch(source: LocalSource, part: Part, target: Path, advance: Advance) -> None:
@@ -34,14 +34,24 @@ def fetch(source: LocalSource, part: Part, target: Path, advance: Advance) -> No
     origin = Path(part.url)
     if not origin.is_file():
         raise SourceError(f"{origin} is gone", "Put it back, then run the same command.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(origin)
-    temporary.replace(target)
+    if not (target.exists() and target.samefile(origin)):  # a link would replace a file that lies there itself
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(origin)
+        temporary.replace(target)
     advance(part.size_bytes or 0)
 
 
-def _part(path: Path, name: str) -> Part:
+def part_of(path: Path, name: str) -> Part:
+    """The file at `path` as the part `name`.
+
+    Raises:
+        SourceError: its name is not UTF-8, so no manifest or query could hold it.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{str(path)!r}: its name is not UTF-8", "Rename it.") from error
     status = path.stat()
     return Part(name, str(path.absolute()), status.st_size, version=str(status.st_mtime_ns))

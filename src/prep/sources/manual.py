@@ -8,6 +8,7 @@ from prep.config import ManualSource
 from prep.errors import SourceError
 from prep.progress import Advance
 from prep.sources import Listing, Part, matching
+from prep.sources.local import part_of
 
 
 def list_parts(source: ManualSource, folder: Path, revision: str | None) -> Listing:
@@ -17,12 +18,8 @@ def list_parts(source: ManualSource, folder: Path, revision: str | None) -> List
         SourceError: there are none yet; the message holds the publisher's instructions.
     """
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else []
-    sizes = {path.relative_to(folder).as_posix(): path.stat() for path in found}
-    parts = tuple(
-        Part(name, str(folder / name), sizes[name].st_size, version=str(sizes[name].st_mtime_ns))
-        for name in matching(sizes, source.include)
-        if not name.startswith("_")
-    )
+    names = [path.relative_to(folder).as_posix() for path in found]
+    parts = tuple(part_of(folder / name, name) for name in matching(names, source.include) if not name.startswith("_"))
     if not parts:
         raise SourceError(
             f"{folder.name} has to be fetched by hand:\n{source.instructions.strip()}",

@@ -6,6 +6,8 @@ import hashlib
 import random
 import time
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 
@@ -65,8 +67,8 @@ def transfer(part: Part, target: Path, headers: Mapping[str, str], advance: Adva
                     f"{part.url}: {problem} ({ATTEMPTS} attempts)",
                     "Check the network, then run the same command; finished parts are kept.",
                 ) from problem
-            pause = problem.pause if problem.pause is not None else 0.5 * 2**attempt
-            time.sleep(min(pause, MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))
+            back_off = 0.5 * 2**attempt * random.uniform(0.5, 1.0)
+            time.sleep(min(back_off if problem.pause is None else problem.pause, MAX_PAUSE_SECONDS))
 
 
 def _attempt(part: Part, target: Path, headers: Mapping[str, str], advance: Advance) -> None:
@@ -81,7 +83,8 @@ def _attempt(part: Part, target: Path, headers: Mapping[str, str], advance: Adva
         try:
             _check_status(part, response)
             with atomic_path(target) as temporary, temporary.open("wb") as file:
-                while chunk := response.read(CHUNK_BYTES):
+                # Not decoded: hosts send a `.gz` as Content-Encoding: gzip, and a part stays as published.
+                while chunk := response.read(CHUNK_BYTES, decode_content=False):
                     file.write(chunk)
                     sha256.update(chunk)
                     md5.update(chunk)
@@ -96,10 +99,21 @@ def _attempt(part: Part, target: Path, headers: Mapping[str, str], advance: Adva
         raise _Transient(_plain(error)) from error
 
 
+def retry_after(value: str) -> float | None:
+    """Seconds that a Retry-After header asks to wait, as a number or as a date; None for anything else."""
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())
+
+
 def _check_status(part: Part, response: urllib3.BaseHTTPResponse) -> None:
     if response.status in RETRIED:
-        pause = response.headers.get("Retry-After", "")
-        raise _Transient(f"the server answers {response.status}", float(pause) if pause.isdigit() else None)
+        pause = retry_after(response.headers.get("Retry-After", ""))
+        raise _Transient(f"the server answers {response.status}", pause)
     if response.status in (401, 403):
         raise SourceError(
             f"{part.url}: the server answers {response.status}, access refused",

@@ -6,6 +6,7 @@ like and what part of training it is, and lists everything that stops the loader
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,7 +155,7 @@ def _group_numbers(data: Mapping[str, Any], key: str, notes: Notes) -> dict[str,
         return {}
     good: dict[str, float] = {}
     for group, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             notes.error(f"{key}.{group} is {number!r}, not a number", STOPS, "Write a number.")
         else:
             good[group] = number
@@ -203,7 +204,7 @@ def _note_unmatched(groups: list[str], key: str, numbers: Mapping[str, float], d
     for name in numbers:
         if name not in groups:
             notes.warning(
-                f"{key} has {name!r}, a group without entries{nearest(str(name), groups)}",
+                f"{key} has {name!r}, a group without entries{nearest(str(name), map(str, groups))}",
                 "it takes no part",
                 "Remove it, or give an entry that length_group.",
             )
@@ -212,7 +213,7 @@ def _note_unmatched(groups: list[str], key: str, numbers: Mapping[str, float], d
     for name in groups:
         if silent and name not in numbers:
             notes.warning(
-                f"{key} lacks the group {name!r}{nearest(name, numbers)}",
+                f"{key} lacks the group {name!r}{nearest(name, map(str, numbers))}",
                 f"the loader uses {default:g} and says nothing",
                 f"Add it to {key}.",
             )

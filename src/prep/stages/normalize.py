@@ -198,7 +198,7 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
         if task.table.shape.column(name) and types[name] not in ("FLOAT", "DOUBLE")
     ]
     missing = [
-        f"WHEN coalesce(trim(CAST({columns[name]} AS VARCHAR)), '') = '' THEN {sql.text('no_' + word)}"
+        f"WHEN NOT coalesce(regexp_matches(CAST({columns[name]} AS VARCHAR), '\\S'), false) THEN {sql.text('no_' + word)}"
         for name, word in _needed(task).items()
     ]
     values = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())

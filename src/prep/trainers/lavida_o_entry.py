@@ -244,8 +244,8 @@ class _Table:
     sampling: Sampling
 
     def __post_init__(self) -> None:
-        listed = self.entry.get(COLUMNS, list(self.table.columns))
-        self.loaded = tuple(name for name in dict.fromkeys(listed) if name in self.table.columns)
+        self.listed = [str(name) for name in self.entry.get(COLUMNS, self.table.columns)]
+        self.loaded = tuple(name for name in dict.fromkeys(self.listed) if name in self.table.columns)
         self.arguments: Mapping[str, Any] = self.entry.get(ARGUMENTS, {})
 
     def type_of(self, column: str) -> pa.DataType:
@@ -288,14 +288,13 @@ def _check_table(this: _Table, images: ImageChoice, report: EntryReport, notes: 
 
 def _check_listed(this: _Table, notes: Notes) -> None:
     """`columns` and the other keys that say how the table is loaded."""
-    listed = this.entry.get(COLUMNS, [])
-    for column in dict.fromkeys(str(name) for name in listed if name not in this.table.columns):
+    for column in dict.fromkeys(name for name in this.listed if name not in this.table.columns):
         notes.error(
             f"columns lists {column!r}, which the table does not have{nearest(column, this.table.columns)}",
             STOPS,
             "Mend or remove it.",
         )
-    for column in dict.fromkeys(str(name) for name in listed if listed.count(name) > 1):
+    for column in dict.fromkeys(name for name in this.listed if this.listed.count(name) > 1):
         notes.warning(
             f"columns lists {column!r} twice",
             "the column is loaded twice and its rows are ambiguous",
