@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from worlds import QUICK_PREP, environment, make_workspace, snapshot
 
 from prep.publishers import World
+from worlds import QUICK_PREP, environment, make_workspace, snapshot
 
 # Every kind of source, of images and of reader, without the datasets that would only repeat them.
 RECIPE = {

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import contract_loader
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from worlds import make_workspace, prep, prep_json, snapshot
 
+import contract_loader
 from prep.config import packaged_configs
 from prep.publishers import World
+from worlds import make_workspace, prep, prep_json, snapshot
 
 
 @dataclass

@@ -16,8 +16,7 @@ from prep.errors import DataError, UsageError
 from prep.files import write_text
 from prep.schema import TEXT_TO_IMAGE, URL, Kind
 from prep.workspace import Workspace
-from prep.yaml_edit import append_items
-from prep.yaml_file import read_yaml
+from prep.yaml_edit import append_items, read_exact
 
 _FORMATS = {".csv": "csv", ".parquet": "parquet"}
 
@@ -156,5 +155,5 @@ def _dataset(name: str, data: Path, format_: str, chosen: dict[str, str], kind: 
 def _add_entry(workspace: Workspace, name: str) -> None:
     """Append an entry to the recipe's text, unless it is there."""
     if name not in workspace.table_names:
-        parsed = read_yaml(workspace.recipe_path)
+        parsed = read_exact(workspace.recipe_path)
         write_text(workspace.recipe_path, append_items(parsed, "entries", [{"table": name}]))

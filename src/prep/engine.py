@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from prep.errors import PrepError
@@ -83,8 +84,10 @@ def _run_threads(
     pool = ThreadPoolExecutor(workers)
     try:
         yield from _feed(pool, function, deque(tasks), 2 * workers, failures)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for what is under way
+        raise
+    pool.shutdown()
 
 
 def _run_processes(
@@ -157,6 +160,7 @@ class _Processes(ProcessPoolExecutor):
         context = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(list(PRELOADED))
+            _start_forkserver()
         super().__init__(workers, mp_context=context, initializer=_start_worker)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -166,8 +170,29 @@ class _Processes(ProcessPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
 
+def _start_forkserver() -> None:
+    """Start it with SIGINT blocked, which workers inherit: Ctrl-C is for the parent alone to deal with."""
+    resource_tracker.ensure_running()  # when it starts, it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def abandon() -> None:
+    """Let go of all workers at once, also of one that is just being started; this process is about to end.
+
+    A worker that came up now would find its parent's queues gone and say so in a traceback.
+    """
+    server = getattr(forkserver, "_forkserver", None)  # the standard library has no public way to stop it
+    process = getattr(server, "_forkserver_pid", None)
+    if process is not None:
+        os.kill(process, signal.SIGKILL)
+
+
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and die with it: a worker that outlived a killed run would write beside the next."""
+    """Die with the parent: a worker that outlived a killed run would write beside the next one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

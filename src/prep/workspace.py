@@ -66,6 +66,7 @@ class Workspace:
         self.root = root.resolve()
         self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
         self.catalogue = Catalogue(self.root)
+        self._given_rules()  # a mistake in rules.yaml is better told now than after a download
 
     @classmethod
     def find(cls, start: Path) -> Workspace:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+import prep
 from prep.cli.boundary import boundary
 
 if TYPE_CHECKING:
@@ -37,19 +38,22 @@ class _Globals:
     debug = False
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(prep.__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     folder: Annotated[Path, typer.Option("-C", "--workspace", help="Work in this workspace.")] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Public image-text datasets, all the way to what a multimodal trainer loads."""
     _Globals.folder, _Globals.debug = folder, debug
-    if version:
-        import prep
-
-        print(prep.__version__)
-        raise typer.Exit
 
 
 def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -384,6 +388,7 @@ def _run_stage(
     from functools import partial
 
     from prep.cli import show
+    from prep.errors import UsageError
     from prep.line import Failures, each
 
     failures = Failures()
@@ -393,6 +398,10 @@ def _run_stage(
         calls = (partial(stage, workspace, item, **options) for item in items)
         outcomes = show.outcomes(each(calls, failures), as_json)
     failures.raise_all()
+    if outcomes and all(outcome.state == "waiting" for outcome in outcomes):
+        raise UsageError(
+            f"{outcomes[0].stage} has nothing to work on yet: {outcomes[0].note}", "`prep run` does all in order."
+        )
     show.next_step(outcomes, as_json)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -35,7 +36,6 @@ def boundary(debug: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _say("Interrupted. Nothing is lost: run the same command to go on.")
-        # Worker processes follow this one; waiting for them would keep the user waiting.
         _leave(130)
     except BrokenPipeError:
         _leave(1)
@@ -64,10 +64,15 @@ def _say(text: str) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End now: interpreter shutdown would wait for worker processes in the middle of a task."""
+    """End now, also while threads are in the middle of a transfer: the interpreter would wait for them."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except OSError:
             continue
-    os._exit(code)
+    if threading.active_count() > 1:
+        from prep.engine import abandon
+
+        abandon()
+        os._exit(code)
+    sys.exit(code)

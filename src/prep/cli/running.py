@@ -28,6 +28,9 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
     if failures.errors:
         if not as_json:
             show.kept_table(outcomes)
+            show.talk(
+                "\nNo YAML is written while something is missing; `prep emit-yaml --partial` writes what is ready."
+            )
         failures.raise_all()
     emission = emit_yaml(workspace, replace_own=True)
     is_new = emission.state == "done" or any(outcome.state == "done" for outcome in outcomes)

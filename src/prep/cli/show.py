@@ -237,8 +237,6 @@ def next_step(outcomes: Sequence[Outcome], as_json: bool) -> None:
         outcome.manifest and not outcome.manifest.facts["has_images"] for outcome in outcomes
     ):
         talk("Next: prep images, then prep filter once more (rows kept so far passed on the publisher's word alone)")
-    elif all(outcome.state == "waiting" for outcome in outcomes):
-        talk(f"Nothing could be done yet: {outcomes[0].note}. `prep run` does all in order.")
     elif stage == "images" and any(
         outcome.manifest and outcome.manifest.shards and "-shard-" in outcome.manifest.shards[0].name
         for outcome in outcomes
@@ -294,8 +292,12 @@ def emission(emission: Emission, as_json: bool) -> None:
         print(emission.text, end="")
         return
     state = "is up to date" if emission.state == "up to date" else "written"
-    print(f"{emission.path} {state}: {len(emission.entries)} entries")
+    print(f"{emission.path} {state}: {_entries(emission)}")
     talk("Next: prep check" + ("" if emission.path.parent.name == "training" else f" {emission.path}"))
+
+
+def _entries(emission: Emission) -> str:
+    return "1 entry" if len(emission.entries) == 1 else f"{len(emission.entries)} entries"
 
 
 def check(report: CheckReport, as_json: bool) -> None:
@@ -330,7 +332,7 @@ def run_result(
         talk("Next: prep check")
         return
     kept_table(outcomes)
-    print(f"\n{emission.path}: {len(emission.entries)} entries\n")
+    print(f"\n{emission.path}: {_entries(emission)}\n")
     check(report, as_json)
 
 

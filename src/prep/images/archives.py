@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Literal, Self
 
 from prep.errors import DataError
 from prep.images.probe import MAX_IMAGE_BYTES
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+MAX_NAME_BYTES = 800  # of S3's 1,024 for a key, which has a prefix before it
+MAX_STEP_BYTES = 200  # of the 255 that file systems allow, which hold an extension and `.tmp` too
 
 Member = tuple[str, bytes | None]  # name, and the bytes; None for a member over the cap
 
@@ -26,12 +29,14 @@ def image_members(path: Path) -> Iterator[Member]:
     Raises:
         DataError: the file is not a tar or zip, or breaks off.
     """
-    with _readable(path):
-        yield from _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+    with readable(path):
+        # A tar that ends with a zip among its members looks like that zip.
+        is_zip = zipfile.is_zipfile(path) and not tarfile.is_tarfile(path)
+        yield from _zip_members(path) if is_zip else _tar_members(path)
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    with tarfile.open(path, "r|*") as archive:
+    with open_tar(path, "r|*") as archive:
         for member in archive:
             if not member.isfile() or not _is_image(member.name):
                 continue
@@ -44,6 +49,25 @@ def _tar_members(path: Path) -> Iterator[Member]:
             if len(data) != member.size:
                 raise tarfile.ReadError(f"member {member.name} breaks off")
             yield member.name, data
+
+
+class _Header(tarfile.TarInfo):
+    """A tar's header; a broken one is an error, where the standard library takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in one block; zeros end an archive, and so does the end of the file."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.strip(b"\0"):
+                raise tarfile.ReadError(f"a member's header is broken ({error})") from error
+            raise
+
+
+def open_tar(path: Path, mode: Literal["r:*", "r|*"]) -> tarfile.TarFile:
+    """A tar, compressed or not, whose broken headers are errors and whose names are valid text."""
+    return tarfile.open(path, mode, tarinfo=_Header, errors="replace")
 
 
 def _zip_members(path: Path) -> Iterator[Member]:
@@ -66,7 +90,8 @@ def safe_member(name: str) -> str | None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or "\\" in name or not path.parts:
         return None
-    return None if any(len(part.encode()) > 200 for part in path.parts) else str(path)
+    is_long = len(name.encode()) > MAX_NAME_BYTES or any(len(part.encode()) > MAX_STEP_BYTES for part in path.parts)
+    return None if is_long else str(path)
 
 
 def split_member(name: str) -> tuple[str, str]:
@@ -95,10 +120,11 @@ def image_key(kind: str, archive: str, member: str) -> str:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever reading an archive raises into a DataError that names it and says what it begins with."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # the standard library's readers raise almost anything on hostile bytes
         with path.open("rb") as file:
             start = file.read(16)
         raise DataError(

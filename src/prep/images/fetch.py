@@ -10,8 +10,9 @@ import ipaddress
 import random
 import socket
 import ssl
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -20,6 +21,7 @@ import aiohttp
 
 import prep
 from prep.images.probe import MAX_IMAGE_BYTES
+from prep.sources.transfer import retry_after
 
 CONCURRENCY = 64
 PER_HOST = 8
@@ -49,15 +51,20 @@ class _BlockedAddress(OSError):
 def fetch_all(urls: Iterable[str], on_fetched: Callable[[int, Fetched], None], *, allow_private_hosts: bool) -> None:
     """Fetch every address and hand each result, with its place in `urls`, to `on_fetched` as it comes.
 
-    At most `CONCURRENCY` bodies are in memory at once.
+    At most `CONCURRENCY` bodies are in memory at once. What `on_fetched` raises ends it.
     """
-    asyncio.run(_fetch_all(urls, on_fetched, allow_private_hosts))
+    try:
+        asyncio.run(_fetch_all(urls, on_fetched, allow_private_hosts))
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _fetch_all(
     urls: Iterable[str], on_fetched: Callable[[int, Fetched], None], allow_private_hosts: bool
 ) -> None:
     queue = enumerate(urls)
+    # Beside the connector's own limit, so that waiting for one's turn at a busy host does not count as its timeout.
+    turns: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PER_HOST))
     connector = aiohttp.TCPConnector(
         limit=CONCURRENCY,
         limit_per_host=PER_HOST,
@@ -70,7 +77,9 @@ async def _fetch_all(
 
         async def work() -> None:
             for place, url in queue:
-                on_fetched(place, await _fetch(session, url))
+                async with turns["/".join(url.split("/", 3)[:3])]:
+                    fetched = await _fetch(session, url)
+                on_fetched(place, fetched)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(CONCURRENCY):
@@ -96,9 +105,10 @@ async def _fetch(session: aiohttp.ClientSession, url: str) -> Fetched:
         fetched = await _attempt(session, url)
         if fetched.status not in RETRIED or attempt == ATTEMPTS:
             break
-        pause = fetched.retry_after if fetched.retry_after is not None else 0.25 * 4**attempt
-        await asyncio.sleep(min(pause, MAX_PAUSE_SECONDS) * random.uniform(0.5, 1.0))
-    return fetched
+        back_off = 0.25 * 4**attempt * random.uniform(0.5, 1.0)
+        await asyncio.sleep(min(back_off if fetched.retry_after is None else fetched.retry_after, MAX_PAUSE_SECONDS))
+    # A host's words need not be text that a parquet file can hold.
+    return replace(fetched, error=fetched.error and fetched.error.encode(errors="replace").decode()[:300])
 
 
 async def _attempt(session: aiohttp.ClientSession, url: str) -> Fetched:
@@ -139,8 +149,7 @@ async def _follow(session: aiohttp.ClientSession, url: str) -> Fetched:
 async def _read(response: aiohttp.ClientResponse) -> Fetched:
     if response.status != 200:
         status = "http_5xx" if response.status >= 500 else f"http_{response.status}"
-        pause = response.headers.get("Retry-After", "")
-        return Fetched(status, error=response.reason, retry_after=float(pause) if pause.isdigit() else None)
+        return Fetched(status, error=response.reason, retry_after=retry_after(response.headers.get("Retry-After", "")))
     tags = ",".join(response.headers.getall("X-Robots-Tag", [])).lower().replace(":", ",").split(",")
     if OPT_OUTS & {tag.strip() for tag in tags}:
         return Fetched("opted_out", error=f"X-Robots-Tag: {response.headers['X-Robots-Tag'][:100]}")

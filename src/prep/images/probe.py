@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from itertools import chain
 
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 MAX_IMAGE_BYTES = 100 << 20
 
@@ -20,7 +22,9 @@ EXTENSIONS = {
     "TIFF": ".tif",
 }
 _OPENED = tuple(format_ for format_ in EXTENSIONS if format_ != "MPO")  # Pillow opens MPO as JPEG first
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+_JPEG = (b"\xff\xda", b"\xff\xd9")
+_ENDS = {"JPEG": _JPEG, "MPO": _JPEG, "PNG": (b"IDAT", b"IEND\xaeB`\x82")}  # start of the last data, and its end
+_TIFF_DATA = ((273, 279), (324, 325))  # tags: where strips, or tiles, are and how long
 
 
 @dataclass(frozen=True)
@@ -58,19 +62,30 @@ def probe(data: bytes) -> Probe:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_OPENED) as image:
                 format_, (width, height) = image.format or "", image.size
+                status = "ok" if _is_whole(image, data) else "truncated"
     except Image.DecompressionBombError:
         return Probe("too_many_pixels")
     except UnidentifiedImageError:
         return Probe("not_an_image")
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return Probe("not_an_image")
-    status = "ok" if _has_end(format_, data) else "truncated"
     return Probe(status, format_, width, height)
 
 
-def _has_end(format_: str, data: bytes) -> bool:
-    """Whether the format's end marker is near the end (some writers append padding or metadata)."""
-    if format_ == "WEBP":
+def _is_whole(image: Image.Image, data: bytes) -> bool:
+    """Whether the end is there that the format must have; what stands behind it (padding, a film) does not matter.
+
+    A thumbnail inside a JPEG has an end of its own, so the end is looked for after the start of the last scan.
+    """
+    if image.format == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    end = _ENDS.get(format_)
-    return end is None or end in data[-65_536:]
+    if image.format == "BMP":
+        return len(data) >= int.from_bytes(data[2:6], "little")
+    if image.format == "GIF":
+        return data.rstrip(b"\0\r\n ").endswith(b";")
+    if isinstance(image, TiffImageFile):
+        tags = image.tag_v2
+        pieces = (zip(tags.get(at, ()), tags.get(size, ()), strict=False) for at, size in _TIFF_DATA)
+        return all(at + size <= len(data) for at, size in chain.from_iterable(pieces))
+    start, end = _ENDS[image.format or ""]
+    return data.find(end, max(0, data.rfind(start))) >= 0

@@ -17,7 +17,7 @@ class Store(Protocol):
         """Store `data` at `path`, replacing what was there."""
 
     def get(self, path: str) -> bytes:
-        """The bytes at `path`."""
+        """The bytes at `path`; FileNotFoundError where there are none."""
 
     def sync(self) -> None:
         """Return when all that was put survives a power cut."""
@@ -91,15 +91,24 @@ class S3Store:
 
         try:
             self._store.put(path, data)
-        except BaseError as error:
-            raise WorkspaceError(
-                f"cannot write {self._root}/{path}: {str(error).splitlines()[0]}",
-                "Check the bucket, its rights and `s3_endpoint` in prep.yaml; then run the same command.",
-            ) from error
+        except (BaseError, FileNotFoundError, ValueError) as error:  # no right, no bucket, no such key possible
+            raise self._failed("write", path, error) from error
 
     def get(self, path: str) -> bytes:
         """Get the object."""
-        return bytes(self._store.get(path).bytes())
+        from obstore.exceptions import BaseError
+
+        try:
+            return bytes(self._store.get(path).bytes())
+        except BaseError as error:
+            raise self._failed("read", path, error) from error
+
+    def _failed(self, verb: str, path: str, error: Exception) -> WorkspaceError:
+        reason = str(error).splitlines()[0].split(": <?xml")[0]
+        return WorkspaceError(
+            f"cannot {verb} {self._root}/{path}: {reason}",
+            "Check the bucket, its rights and `s3_endpoint` in prep.yaml; then run the same command.",
+        )
 
     def sync(self) -> None:
         """S3 answers a put only when it is durable."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from prep.errors import DataError
-from prep.images.archives import split_member
+from prep.images.archives import open_tar, readable, split_member
 
 BATCH_ROWS = 1_000
 MAX_TEXT_BYTES = 1 << 20
@@ -39,25 +37,19 @@ def read(part: Path) -> Iterator[pa.RecordBatch]:
 def _records(part: Path) -> Iterator[dict[str, object]]:
     record: dict[str, object] = {}
     extensions: list[str] = []
-    try:
-        with tarfile.open(part, "r:*") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                key, extension = split_member(member.name)
-                if record and record["key"] != key:
-                    yield {**record, "extensions": extensions}
-                    extensions = []
-                record = record if record and record["key"] == key else {"key": key}
-                extensions.append(extension)
-                if extension in ("txt", "json") and member.size <= MAX_TEXT_BYTES:
-                    file = archive.extractfile(member)
-                    record[extension] = (file.read() if file else b"").decode("utf-8", "replace")
-                archive.members = []  # type: ignore[attr-defined]  # else the tar's whole listing stays in memory
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"{part} cannot be read as a tar to its end: {error}",
-            "Delete it and run `prep download` again; if it stays so, the publisher's file is broken.",
-        ) from error
+    with readable(part), open_tar(part, "r:*") as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            key, extension = split_member(member.name)
+            if record and record["key"] != key:
+                yield {**record, "extensions": extensions}
+                extensions = []
+            record = record if record and record["key"] == key else {"key": key}
+            extensions.append(extension)
+            if extension in ("txt", "json") and member.size <= MAX_TEXT_BYTES:
+                file = archive.extractfile(member)
+                record[extension] = (file.read() if file else b"").decode("utf-8", "replace")
+            archive.members = []  # type: ignore[attr-defined]  # else the tar's whole listing stays in memory
     if record:
         yield {**record, "extensions": extensions}

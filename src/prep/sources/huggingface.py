@@ -40,12 +40,11 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
         entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     except Exception as error:
         _explain(source, revision, error)
+    outside = next((path for path in entries if not is_inside(path)), None)
+    if outside is not None:
+        raise SourceError(f"hub dataset {source.repo} lists {outside!r}, a path outside it", "Report it to the hub.")
     parts = []
     for path in matching(entries, source.include, source.exclude):
-        if not is_inside(path):
-            raise SourceError(
-                f"hub dataset {source.repo} lists {path!r}, which is no path in it", "Report it to the hub."
-            )
         entry = entries[path]
         url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit)
         parts.append(Part(path, url, entry.size, entry.lfs.sha256 if entry.lfs else None, None, entry.blob_id))

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 import prep
 from prep.errors import SourceError
@@ -141,5 +141,5 @@ def _check_bytes(part: Part, size: int, sha256: str, md5: str) -> None:
 def _plain(error: HTTPError) -> str:
     """The cause of a urllib3 error in a few words, without object addresses."""
     reason = getattr(error, "reason", None) or error
-    words = str(reason).rsplit(">: ", 1)[-1]
+    words = str(reason.args[0] if isinstance(reason, ProtocolError) else reason).rsplit(">: ", 1)[-1]
     return f"{type(reason).__name__}: {words}"

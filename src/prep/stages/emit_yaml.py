@@ -18,8 +18,8 @@ from prep.stages.filter import effective_rules
 from prep.stages.shards import build_shards
 from prep.trainers import lavida_o
 from prep.workspace import Workspace
-from prep.yaml_edit import add_keys, append_items
-from prep.yaml_file import parse_yaml, read_yaml
+from prep.yaml_edit import add_keys, append_items, read_exact
+from prep.yaml_file import parse_yaml
 
 _MARK = "# content "  # in our header: the fingerprint of what follows, to tell our own text from an edited one
 
@@ -220,7 +220,7 @@ def _append(
     dry_run: bool,
 ) -> Emission:
     """Add to a YAML what it does not have yet; its own weights stay as they are."""
-    parsed = read_yaml(path, allow_repeated=True)
+    parsed = read_exact(path)
     data = parsed.data if isinstance(parsed.data, dict) else {}
     present = data.get(lavida_o.DATASETS) or []
     fresh = [entry for entry in entries if entry not in present]

@@ -26,6 +26,8 @@ from prep.schema import DROP_REASON, IMAGE_KEY, KEY, URL, Column
 from prep.stages.shards import Outcome, build_shards
 from prep.workspace import Workspace, shard_name
 
+_BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
+
 VERSION = 1  # raise when the same inputs give other bytes
 
 
@@ -198,7 +200,7 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
         if task.table.shape.column(name) and types[name] not in ("FLOAT", "DOUBLE")
     ]
     missing = [
-        f"WHEN NOT coalesce(regexp_matches(CAST({columns[name]} AS VARCHAR), '\\S'), false) THEN {sql.text('no_' + word)}"
+        f"WHEN coalesce(CAST({columns[name]} AS VARCHAR), '') SIMILAR TO {_BLANK} THEN {sql.text('no_' + word)}"
         for name, word in _needed(task).items()
     ]
     values = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())

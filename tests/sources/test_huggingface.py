@@ -1,0 +1,180 @@
+"""Datasets on the hub: listed at one commit, fetched with the token, every refusal with its next step."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+
+from prep.config import HuggingFaceSource
+from prep.errors import SourceError
+from prep.publishers import TOKEN, Fault, World
+from prep.sources import Listing, huggingface
+
+COYO, SIXTY_K, GATED = "kakaobrain/coyo-700m", "BLIP3o/BLIP3o-60k", "laion/laion2B-en-aesthetic"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def source(repo: str, *include: str, **more: str | tuple[str, ...]) -> HuggingFaceSource:
+    return HuggingFaceSource.model_validate(
+        {"kind": "huggingface", "repo": repo, **({"include": include} if include else {}), **more}
+    )
+
+
+def listing(repo: str, *include: str, revision: str | None = None, **more: str | tuple[str, ...]) -> Listing:
+    return huggingface.list_parts(source(repo, *include, **more), Path(), revision)
+
+
+def error_of(repo: str, revision: str | None = None) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        listing(repo, revision=revision)
+    return caught.value
+
+
+def commit(repo: str) -> str:
+    return str(listing(repo).resolved["revision"])
+
+
+def info_path(repo: str, revision: str = "main") -> str:
+    return f"/api/datasets/{repo}/revision/{revision}"
+
+
+def test_parts_are_what_the_hub_says_at_one_commit(hub: World) -> None:
+    found = listing(COYO, "data/*")
+    blobs = {blob.path: blob for blob in hub.server.hub.blobs(COYO)}
+    at = f"{hub.url}/datasets/{COYO}/resolve/{found.resolved['revision']}"
+
+    assert [part.path for part in found.parts] == sorted(blobs)[1:]
+    assert found.resolved == {"repo": COYO, "revision": commit(COYO)}
+    for part in found.parts:
+        blob = blobs[part.path]
+        assert (part.url, part.size_bytes, part.sha256) == (f"{at}/{part.path}", blob.size, blob.sha256)
+        assert (part.md5, part.version) == (None, blob.oid)
+    assert [part.sha256 is None for part in found.parts] == [True, False, False]
+
+
+def test_include_and_exclude_choose_and_hidden_files_are_left_out(hub: World) -> None:
+    everything = [part.path for part in listing(SIXTY_K).parts]
+    assert len(everything) == 22 and ".gitattributes" not in everything
+    assert len(listing(SIXTY_K, "*.tar").parts) == 11
+    assert [part.path for part in listing(SIXTY_K, "object_*", exclude=("*.txt", "*_2*")).parts] == ["object_1.tar"]
+    assert listing(SIXTY_K, "*.zip").parts == ()
+
+
+def test_a_listing_of_many_pages_is_read_to_its_end(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = listing(SIXTY_K)
+    monkeypatch.setattr(hub.server.hub, "page_size", 4)
+    assert listing(SIXTY_K) == whole
+
+
+def test_a_pinned_revision_is_listed_without_asking_where_main_is(hub: World) -> None:
+    pinned = commit(COYO)
+    hub.requests.clear()
+    assert listing(COYO, revision=pinned).resolved["revision"] == pinned
+    assert hub.requests == [("GET", f"/api/datasets/{COYO}/tree/{pinned}")]
+
+
+def test_a_file_comes_with_the_token(hub: World, tmp_path: Path) -> None:
+    part = listing(GATED, "*.parquet").parts[0]
+    huggingface.fetch(source(GATED), part, tmp_path / part.path, lambda amount: None)
+    assert (tmp_path / part.path).read_bytes() == (hub.folder / "hub" / GATED / part.path).read_bytes()
+    sent = {name.lower(): value for name, value in hub.server.request_headers[-1].items()}
+    assert sent["authorization"] == f"Bearer {TOKEN}"
+    assert sent["user-agent"].count("prep/") == 1
+
+
+@pytest.mark.parametrize("token", ["", "hf_of_somebody_else"])
+def test_a_gated_file_without_the_right_token_says_what_to_do(
+    token: str, hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = listing(GATED, "*.parquet").parts[0]
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(SourceError) as caught:
+        huggingface.fetch(source(GATED), part, tmp_path / part.path, lambda amount: None)
+    assert caught.value.message == f"hub dataset {GATED} is gated or private, and this account has no access"
+    assert caught.value.next_step == (
+        f"Accept its terms at https://huggingface.co/datasets/{GATED}, then set HF_TOKEN or run `hf auth login`."
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert "hf_of_somebody_else" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_file_that_vanished_is_not_taken_for_a_refusal(hub: World, tmp_path: Path) -> None:
+    part = listing(COYO, "*.parquet").parts[0]
+    hub.faults[part.url.removeprefix(hub.url)] = Fault(status=404)
+    with pytest.raises(SourceError, match="the server answers 404"):
+        huggingface.fetch(source(COYO), part, tmp_path / part.path, lambda amount: None)
+
+
+def test_names_and_revisions_that_are_not_there(hub: World) -> None:
+    gone = "f" * 40
+    assert str(error_of("nobody/nothing")).startswith("hub dataset nobody/nothing is not there, or is private\n")
+    assert str(error_of("a b/c/d")) == "'a b/c/d' names no hub dataset\n  Check `repo` in the dataset's YAML."
+    with pytest.raises(SourceError) as caught:
+        huggingface.list_parts(source(COYO, revision="v9"), Path(), None)
+    assert str(caught.value) == f"hub dataset {COYO} has no revision 'v9'\n  Check the dataset's YAML."
+    assert str(error_of(COYO, revision=gone)) == (
+        f"hub dataset {COYO} has no revision '{gone}'\n  prep.lock pins it: `prep download --force` resolves it anew."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault(status=500), f"the hub answers 500 for {COYO}"),
+        (Fault(status=429), f"the hub answers 429 for {COYO}"),
+        (Fault(status=403), f"the hub answers 403 for {COYO}"),
+        (Fault(cut_at=10), f"the hub cannot be reached for {COYO}: "),
+        (
+            Fault(body=b"<html>Log in to the network</html>"),
+            f"the hub's answer for {COYO} is not a hub's: JSONDecodeError",
+        ),
+        (Fault(body=b"{}"), f"the hub's answer for {COYO} is not a hub's: KeyError"),
+        (Fault(body=b"[]"), f"the hub's answer for {COYO} is not a hub's: TypeError"),
+    ],
+    ids=["500", "429", "403", "cut", "a login page", "no fields", "a list"],
+)
+def test_a_hub_in_trouble(fault: Fault, message: str, hub: World) -> None:
+    hub.faults[info_path(COYO)] = fault
+    error = error_of(COYO)
+    assert error.message.startswith(message)
+    assert error.next_step
+
+
+def test_a_listing_cut_off_between_its_pages_is_an_error(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = f"/api/datasets/{SIXTY_K}/tree/{commit(SIXTY_K)}"
+    hub.faults[tree] = Fault(status=502)
+    assert error_of(SIXTY_K).message == f"the hub answers 502 for {SIXTY_K}"
+
+
+@pytest.mark.parametrize("path", ["/etc/cron.d/x", "data/../../x.parquet", "../x"])
+def test_a_listed_path_that_leaves_the_dataset_is_refused(path: str, hub: World) -> None:
+    entries = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in (path, "a.parquet")]
+    hub.faults[f"/api/datasets/{COYO}/tree/{commit(COYO)}"] = Fault(body=json.dumps(entries).encode())
+    assert error_of(COYO).message == f"hub dataset {COYO} lists {path!r}, a path outside it"
+
+
+def test_a_hub_that_is_down(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        error = error_of(COYO)
+    assert error.message.startswith(f"the hub cannot be reached for {COYO}: ")
+    assert error.next_step == "Check the network and HF_ENDPOINT, then run the same command; finished parts are kept."
+
+
+def test_offline_mode_is_said(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert error_of(COYO).message.startswith(f"the hub cannot be reached for {COYO}: ")

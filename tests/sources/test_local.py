@@ -1,0 +1,99 @@
+"""Files that are here already: linked, never copied or changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prep.config import LocalSource
+from prep.errors import SourceError
+from prep.sources import Part, local
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for name in ("b.csv", "a.csv", "deep/c.parquet", ".hidden", ".cache/d.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"of {name}")
+    return folder
+
+
+def parts(path: Path, *include: str) -> tuple[Part, ...]:
+    return local.list_parts(LocalSource(kind="local", path=str(path), include=include or ("*",)), Path(), None).parts
+
+
+def fetch(part: Part, target: Path) -> list[int]:
+    told: list[int] = []
+    local.fetch(LocalSource(kind="local", path="unused"), part, target, told.append)
+    return told
+
+
+def test_a_folder_lists_its_matching_files(data: Path) -> None:
+    mtime = str((data / "a.csv").stat().st_mtime_ns)
+    assert parts(data)[0] == Part("a.csv", str(data / "a.csv"), 8, version=mtime)
+    assert [part.path for part in parts(data)] == ["a.csv", "b.csv", "deep/c.parquet"]
+    assert [part.path for part in parts(data, "*.parquet")] == ["deep/c.parquet"]
+
+
+def test_a_file_is_a_part_of_its_own_name(data: Path) -> None:
+    assert [part.path for part in parts(data / "deep/c.parquet")] == ["c.parquet"]
+
+
+def test_home_is_expanded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(data))
+    assert [part.url for part in parts(Path("~/a.csv"))] == [str(data / "a.csv")]
+
+
+def test_a_changed_file_is_another_version(data: Path) -> None:
+    before = parts(data)[0]
+    (data / "a.csv").write_text("of b.csv")
+    os.utime(data / "a.csv", ns=(1, 1))
+    after = parts(data)[0]
+    assert (before.size_bytes, before.version) != (after.size_bytes, after.version)
+
+
+def test_fetch_links_and_tells_the_size(data: Path, tmp_path: Path) -> None:
+    part, target = parts(data)[2], tmp_path / "raw/deep/c.parquet"
+    assert fetch(part, target) == [17]
+    assert target.is_symlink() and target.resolve() == data / "deep/c.parquet"
+    assert fetch(part, target) == [17]
+    assert [path.name for path in target.parent.iterdir()] == ["c.parquet"]
+
+
+def test_fetch_replaces_a_link_to_somewhere_else_and_one_to_nowhere(data: Path, tmp_path: Path) -> None:
+    target = tmp_path / "a.csv"
+    for elsewhere in (data / "b.csv", data / "gone.csv"):
+        target.unlink(missing_ok=True)
+        target.symlink_to(elsewhere)
+        fetch(parts(data)[0], target)
+        assert target.resolve() == data / "a.csv"
+    assert (data / "b.csv").read_text() == "of b.csv"
+
+
+def test_a_file_that_lies_in_its_place_already_is_not_replaced_by_a_link_to_itself(data: Path) -> None:
+    fetch(parts(data)[0], data / "a.csv")
+    assert not (data / "a.csv").is_symlink()
+    assert (data / "a.csv").read_text() == "of a.csv"
+
+
+def test_what_is_not_there_is_said(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError) as caught:
+        parts(tmp_path / "nowhere")
+    assert caught.value.message == f"{tmp_path}/nowhere is neither a file nor a folder"
+
+    part = parts(data)[0]
+    (data / "a.csv").unlink()
+    with pytest.raises(SourceError) as caught:
+        fetch(part, tmp_path / "raw/a.csv")
+    assert caught.value.message == f"{data}/a.csv is gone"
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_name_that_is_not_utf8_is_said_when_it_matches(data: Path) -> None:
+    Path(os.fsdecode(os.fsencode(data) + b"/caf\xe9.csv")).touch()
+    assert [part.path for part in parts(data, "*.parquet")] == ["deep/c.parquet"]
+    with pytest.raises(SourceError, match=r"caf\\udce9.csv': its name is not UTF-8"):
+        parts(data, "*.csv")

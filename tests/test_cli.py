@@ -1,0 +1,305 @@
+"""The command as its user meets it: right and wrong, stdout and stderr, exit codes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prep.publishers import TOKEN, World
+from worlds import QUICK_PREP, environment, make_workspace, prep, prep_json, snapshot
+
+BLIP = {"name": "blip", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
+COYO = {"name": "coyo", "entries": [{"table": "coyo-700m", "aes_cutoff": 5.67}]}
+GATED = {"name": "gated", "entries": [{"table": "laion-2b"}]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("publishers")) as world:
+        yield world
+
+
+@pytest.fixture
+def blip(tmp_path: Path, world: World) -> Path:
+    return make_workspace(tmp_path / "workspace", BLIP, world)
+
+
+def fails(folder: Path, *arguments: str | Path, world: World | None = None, code: int = 1, **more: str) -> str:
+    """What a command that must fail says: one message on stderr, no traceback, nothing on stdout but results."""
+    done = prep(folder, *arguments, world=world, **more)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and "a bug in prep" not in done.stderr, done.stderr
+    return done.stderr
+
+
+# -- what can be typed wrong -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "not in a workspace"),
+        (["status"], "`prep init RECIPE` makes one here"),
+        (["init", "lavida-o-strat"], "did you mean 'lavida-o-start'?"),
+        (["datasets", "coyo-700"], "did you mean 'coyo-700m'?"),
+        (["-C", "nowhere", "status"], "there is no folder nowhere"),
+        (["check", "nothing.yaml"], "there is no nothing.yaml"),
+        (["check", "x.yaml", "--images", "some"], "must be sample, all or none"),
+        (["check", "x.yaml", "--steps", "4"], "--steps and --batch go together"),
+        (["emit-yaml", "-o", "a", "--append", "b"], "both name a file"),
+    ],
+)
+def test_wrong_outside_a_workspace(arguments: list[str], words: str, tmp_path: Path) -> None:
+    assert words in fails(tmp_path, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["init", "lavida-o-debug"], 1, "is there already"),
+        (["download", "blip3o"], 1, "did you mean 'blip3o-60k'?"),
+        (["filter", "--aes-cutoff", "high"], 2, "--aes-cutoff"),
+        (["filter", "--aes-cutoff", "nan"], 1, "finite number"),
+        (["filter", "--min-size", "-1"], 2, "--min-size"),
+        (["images"], 1, "nothing to work on yet: download first"),
+        (["normalize"], 1, "download first"),
+        (["filter"], 1, "normalize first"),
+        (["emit-yaml"], 1, "not filtered yet"),
+        (["emit-yaml", "--remap", "/a"], 1, "must be two words with = between"),
+        (["check"], 1, "`prep emit-yaml` writes the workspace's"),
+        (["add", "missing.csv"], 1, "there is no file missing.csv"),
+        (["add", "recipe.yaml"], 1, "neither .csv nor .parquet"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_wrong_in_a_workspace(arguments: list[str], code: int, words: str, blip: Path) -> None:
+    before = snapshot(blip)
+    assert words in fails(blip, *arguments, code=code)
+    assert snapshot(blip) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        (
+            "recipe.yaml",
+            "name: x\nentries:\n  - tabel: coyo-700m\n",
+            "recipe.yaml:3: unknown key 'tabel'; did you mean",
+        ),
+        ("recipe.yaml", "name: x\nentries:\n  - table: coyo-700\n", "did you mean 'coyo-700m'?"),
+        ("recipe.yaml", "name: x\nname: y\n", "recipe.yaml:2: key 'name' stands here and on line 1"),
+        ("recipe.yaml", "name: x\nentries:\n  - {table: coyo-700m, sampling: dup}\n", "recipe.yaml:3"),
+        ("recipe.yaml", "name: [x\n", "recipe.yaml:2: not valid YAML"),
+        ("recipe.yaml", "", "must be a mapping"),
+        (
+            "prep.yaml",
+            "recipe: recipe.yaml\nwrokers: 2\n",
+            "prep.yaml:2: unknown key 'wrokers'; did you mean",
+        ),
+        ("prep.yaml", "recipe: gone.yaml\n", "gone.yaml: cannot be read"),
+        ("prep.yaml", "recipe: recipe.yaml\nworkers: 0\n", "prep.yaml:2: workers"),
+        ("rules.yaml", "all: {aes_cutof: 5}\n", "rules.yaml:1: unknown key 'aes_cutof'; did you mean 'aes_cutoff'"),
+        ("prep.lock", "{", "prep.lock: not a lock file"),
+        ("datasets/mine.yaml", "name: yours\nsource: {kind: local, path: /x}\n", "named 'yours', its file 'mine'"),
+        ("datasets/mine.yaml", "name: mine\nsource: {kind: torrent}\n", "mine.yaml:2"),
+    ],
+)
+def test_configuration_errors_name_file_and_line(file: str, text: str, words: str, blip: Path) -> None:
+    (blip / file).parent.mkdir(exist_ok=True)
+    (blip / file).write_text(text)
+    (blip / "raw").mkdir()
+    assert words in fails(blip, "run")
+
+
+# -- what the world does wrong -----------------------------------------------------------------------------------
+
+
+def test_no_network(blip: Path) -> None:
+    assert "the hub cannot be reached" in fails(blip, "run")
+    assert not (blip / "raw").exists()
+
+
+def test_a_gated_dataset_says_how_to_get_in(tmp_path: Path, world: World) -> None:
+    root = make_workspace(tmp_path / "w", GATED, world)
+    for token in ("", "hf_wrong"):
+        told = fails(root, "run", world=world, HF_TOKEN=token)
+        assert "laion/relaion2B-en-research-safe is gated" in told and "HF_TOKEN" in told
+    assert prep(root, "download", world=world).returncode == 0
+    assert TOKEN not in "".join(path.read_text(errors="replace") for path in root.rglob("*") if path.is_file())
+
+
+def test_a_part_that_is_not_what_it_says(blip: Path, world: World) -> None:
+    assert prep(blip, "download", world=world).returncode == 0
+    part = blip / "raw/blip3o-60k/text_1.tar"
+    good = part.read_bytes()
+    part.write_bytes(b"<html>quota exceeded</html>".ljust(len(good)))
+    told = fails(blip, "run", world=world)
+    assert "text_1.tar cannot be read as an archive" in told and "<html>" in told
+    part.unlink()
+    assert prep(blip, "run", world=world).returncode == 0
+
+
+def test_a_missing_column_lists_those_that_are_there(tmp_path: Path, world: World) -> None:
+    root = make_workspace(tmp_path / "w", COYO, world)
+    (root / "datasets").mkdir()
+    text = (Path(__file__).parents[1] / "configs/datasets/coyo-700m.yaml").read_text()
+    (root / "datasets/coyo-700m.yaml").write_text(text.replace("caption: text", "caption: txt"))
+    assert prep(root, "download", world=world).returncode == 0
+    told = fails(root, "normalize", world=world)
+    assert "coyo-700m" in told and '"txt" not found' in told and '"text"' in told
+
+
+def test_a_where_that_is_not_sql_is_not_remembered(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    told = fails(blip, "filter", "--where", "watermark < 1")
+    assert 'Referenced column "watermark" not found' in told and "columns of blip3o-60k: " in told
+    assert not (blip / "rules.yaml").exists()
+    assert prep(blip, "filter", "--where", "length(caption) > 3").returncode == 0
+
+
+def test_an_empty_result_is_an_error_before_training(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    assert prep(blip, "filter", "--min-size", "100000").returncode == 0
+    assert "left no row of table blip3o-60k" in fails(blip, "run")
+    assert prep(blip, "filter", "--reset").returncode == 0
+    assert prep(blip, "run").returncode == 0
+
+
+def test_a_check_with_errors_exits_1(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    next((blip / "images/blip3o-60k/dalle3").glob("*")).unlink()
+    done = prep(blip, "check", "--images", "all")
+    assert done.returncode == 1 and "dalle3" in done.stdout
+
+
+# -- what the machine does wrong ---------------------------------------------------------------------------------
+
+
+def test_two_at_once(blip: Path, world: World) -> None:
+    with (blip / ".prep-busy").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        busy.write("process 4711")
+        busy.flush()
+        assert "another prep (process 4711) is at work" in fails(blip, "run", world=world)
+        assert prep(blip, "status").returncode == 0
+    assert prep(blip, "run", world=world).returncode == 0
+
+
+def test_ctrl_c(tmp_path: Path, world: World) -> None:
+    root = make_workspace(tmp_path / "w", BLIP, world, workers=2)
+    process = subprocess.Popen(
+        [sys.executable, str(QUICK_PREP), "run"],
+        cwd=root,
+        env=environment(world),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert "download" in process.stdout.readline()
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert told.strip() == "Interrupted. Nothing is lost: run the same command to go on."
+    assert prep(root, "run", world=world).returncode == 0
+
+
+def test_a_full_disk(blip: Path, world: World) -> None:
+    """A limit on file sizes stands for the disk: writing past it fails the same way, in the middle of a file."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    done = subprocess.run(
+        [sys.executable, str(QUICK_PREP), "run"],
+        cwd=blip,
+        env=environment(world),
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "File too large" in done.stderr and "run the same command" in done.stderr
+    for path in (blip / "raw").rglob("*.tar"):
+        with tarfile.open(path) as whole:
+            whole.getmembers()
+    assert prep(blip, "run", world=world).returncode == 0
+
+
+@pytest.mark.parametrize("place", ["raw", "index", "normalized", "filtered", "training", "images"])
+def test_a_file_where_a_folder_has_to_be(place: str, blip: Path, world: World) -> None:
+    (blip / place).write_text("in the way")
+    told = fails(blip, "run", world=world)
+    assert place in told and "Move it away" in told
+    (blip / place).unlink()
+    assert prep(blip, "run", world=world).returncode == 0
+
+
+# -- what machines read ------------------------------------------------------------------------------------------
+
+
+def test_json_is_one_document_and_nothing_else(blip: Path, world: World) -> None:
+    for command in ("datasets", "status", "download", "images", "normalize", "filter", "emit-yaml", "check", "run"):
+        done = prep(blip, command, "--json", world=world)
+        assert done.returncode == 0, done.stderr
+        json.loads(done.stdout)
+        assert done.stderr == ""
+    assert json.loads(prep(blip, "datasets", "coyo-700m", "--json").stdout)["name"] == "coyo-700m"
+    assert {recipe["name"] for recipe in json.loads(prep(blip, "init", "--list", "--json").stdout)} >= {
+        "lavida-o-start"
+    }
+
+
+def test_dry_runs_write_nothing(blip: Path, world: World) -> None:
+    for stage in ("download", "images", "normalize", "filter"):
+        before = snapshot(blip)
+        outcome = prep_json(blip, stage, "--dry-run", world=world)["outcomes"][0]
+        assert (outcome["state"], outcome["made"], outcome["total"]) == ("planned", 11, 11)
+        assert snapshot(blip) == before
+        prep_json(blip, stage, world=world)
+    before = snapshot(blip)
+    done = prep(blip, "emit-yaml", "--dry-run")
+    assert "json_path: " in done.stdout and snapshot(blip) == before
+
+
+def test_force_does_it_again_to_the_same_bytes(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    before = snapshot(blip)
+    for stage in ("download", "images", "normalize", "filter"):
+        outcome = prep_json(blip, stage, "--force", world=world)["outcomes"][0]
+        assert (outcome["state"], outcome["made"]) == ("done", 11)
+        assert snapshot(blip) == before
+
+
+def test_completion_knows_commands_and_names(blip: Path) -> None:
+    def complete(words: str) -> list[str]:
+        place = str(len(words.split()) - 1)
+        shell = environment(_PREP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place)
+        command = [str(Path(sys.executable).with_name("prep"))]
+        done = subprocess.run(command, cwd=blip, env=shell, capture_output=True, text=True)
+        return done.stdout.split()
+
+    assert complete("prep emit") == ["emit-yaml"]
+    assert complete("prep datasets coy") == ["coyo-700m"]
+    assert complete("prep init lavida-o-d") == ["lavida-o-debug"]
+    assert complete("prep filter bl") == ["blip3o-60k"]
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    assert prep(tmp_path, "--version").stdout.strip() == "0.1.0"
+    assert "emit-yaml" in prep(tmp_path, "--help").stdout

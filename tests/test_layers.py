@@ -1,0 +1,70 @@
+"""Imports go one way, from the command line down to the errors; nothing below knows what is above it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import prep
+
+ROOT = Path(prep.__file__).parent
+
+# From top to bottom; a module may import its own layer and those below.
+LAYERS = [
+    {"cli"},
+    {"line", "demo", "add"},
+    {"stages"},
+    {"sources", "images", "readers", "datasets", "trainers", "publishers"},
+    {"workspace", "yaml_edit"},
+    {"config", "sql", "schema", "manifest"},
+    {"engine", "yaml_file", "files", "progress"},
+    {"errors"},
+]
+
+
+def layer(module: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if module in names)
+
+
+def imports(path: Path) -> set[str]:
+    """First names below `prep` of everything a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("prep.")}
+    return found - {"__version__"}
+
+
+def test_imports_go_down() -> None:
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        module = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if module != "__init__":
+            wrong += [
+                f"{path.relative_to(ROOT)} imports {name}" for name in imports(path) if layer(name) < layer(module)
+            ]
+    assert wrong == []
+
+
+def test_no_stage_calls_another_and_publishers_stand_alone() -> None:
+    # What stages share: how shards are made, and what filter applies (emit-yaml writes the same numbers).
+    shared = {"prep.stages.shards", "prep.stages.filter.effective_rules"}
+    wrong = []
+    for path in (ROOT / "stages").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prep.stages."):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                if not names & shared:
+                    wrong.append(f"{path.name} imports {node.module}")
+    assert wrong == []
+    for path in (ROOT / "publishers").glob("*.py"):
+        assert imports(path) <= {"publishers"}, path.name
+
+
+def test_click_is_never_imported() -> None:
+    assert [path for path in ROOT.rglob("*.py") if "import click" in path.read_text()] == []

@@ -1,0 +1,283 @@
+"""A user's own csv or parquet through the whole line, against the loader's rules."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import contract_loader
+from prep import progress
+from prep.add import add_file
+from prep.config import Catalogue, Rules
+from prep.errors import DataError, PrepError, UsageError
+from prep.stages.download import download
+from prep.stages.emit_yaml import emit_yaml
+from prep.stages.filter import filter_table
+from prep.stages.normalize import normalize
+from prep.workspace import Workspace
+from worlds import prep
+
+progress.use(progress.no_bar)
+
+
+def own_workspace(root: Path, data: Path, **options: Any) -> Workspace:
+    """A workspace with one file of the user's, normalized."""
+    text = Catalogue().recipe_path("empty").read_text()
+    workspace = Workspace.create(root, text)
+    (root / "prep.yaml").write_text("recipe: recipe.yaml\nworkers: 1\n")
+    add_file(Workspace(root), data, **options)
+    workspace = Workspace(root)
+    download(workspace, workspace.datasets[0])
+    normalize(workspace, workspace.table_names[0])
+    return workspace
+
+
+def emitted(workspace: Workspace) -> dict[str, Any]:
+    return contract_loader.load_yaml(emit_yaml(workspace, force=True).path)[0]
+
+
+# -- the published guide's example -----------------------------------------------------------------------------
+
+
+def test_the_guides_own_example(tmp_path: Path) -> None:
+    """csv, init, add, filter, emit-yaml: the parquet and the entry of the guide."""
+    (tmp_path / "pictures").mkdir()
+    rows = []
+    for number, (score, height) in enumerate([(5.67, 600), (5.68, 512), (6.5, 511), (7.25, 900), (None, 900)]):
+        Image.new("RGB", (700, height)).save(tmp_path / f"pictures/{number}.jpg")
+        caption = f'Picture {number}, "quoted",\nover two lines 猫'
+        rows.append((str(tmp_path / f"pictures/{number}.jpg"), caption, score, height, 700))
+    columns = ["s3_path", "caption", "fltLaionAesthScore", "intHeight", "intWidth"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "our-dataset.csv", index=False)
+
+    for command in (
+        ["init"],
+        ["add", "our-dataset.csv"],
+        ["filter", "--aes-cutoff", "5.67", "--min-size", "512"],
+        ["emit-yaml"],
+        ["check", "--images", "all"],
+    ):
+        done = prep(tmp_path, *command)
+        assert done.returncode == 0, done.stderr
+
+    assert contract_loader.load_yaml(tmp_path / "training/mixture.yaml") == [
+        {
+            "name": "our-dataset",
+            "json_path": str(tmp_path / "filtered/our-dataset.parquet"),
+            "columns": columns,
+            "sampling_strategy": "all",
+            "preprocess_fn": "preproces_text_to_image_generation_s3",
+            "aes_cutoff": 5.67,
+            "min_size": 512,
+        }
+    ]
+    kept = pd.read_parquet(tmp_path / "filtered/our-dataset.parquet", columns=columns)
+    assert list(kept.itertuples(index=False, name=None)) == [rows[1], rows[3]]
+    dropped = pd.read_parquet(tmp_path / "dropped/our-dataset.parquet")
+    assert list(dropped["reason"]) == ["aes_cutoff", "min_size", "no_score"]
+
+
+# -- the rules, against a plain statement of them ----------------------------------------------------------------
+
+scores = st.one_of(st.none(), st.just(math.nan), st.sampled_from([5.0, 5.67, 5.5, -1.0]), st.floats(0, 10, width=32))
+sizes = st.one_of(st.none(), st.sampled_from([511, 512, 513]), st.integers(1, 3000))
+blanks = ["", " \t\n", "\u00a0\u3000", "\x1c\x85\u200b"]
+letters = st.characters(codec="utf-8", categories=["L", "N", "P", "Zs", "Cc"], max_codepoint=0x2FFF)
+captions = st.one_of(st.none(), st.sampled_from([*blanks, "a cat"]), st.text(letters, max_size=6))
+table_rows = st.lists(st.tuples(captions, scores, sizes, sizes), min_size=1, max_size=12)
+
+
+def has_something_to_see(caption: object) -> bool:
+    return isinstance(caption, str) and any(unicodedata.category(letter)[0] not in "ZC" for letter in caption)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=table_rows,
+    width=st.sampled_from([pa.float32(), pa.float64()]),
+    cutoff=st.one_of(st.none(), st.sampled_from([5.67, 5.0, 0.0, 6.123])),
+    min_size=st.one_of(st.none(), st.sampled_from([0, 512])),
+)
+def test_kept_rows_are_those_the_rules_say_and_the_loader_draws(
+    rows: list[tuple[Any, ...]],
+    width: pa.DataType,
+    cutoff: float | None,
+    min_size: int | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("rules")
+    types = {"s3_path": pa.string(), "caption": pa.string(), "fltLaionAesthScore": width}
+    types |= {"intHeight": pa.int64(), "intWidth": pa.int64()}
+    named = [(f"/pictures/{number}.jpg", *row) for number, row in enumerate(rows)]
+    columns = [pa.array(values, kind) for values, kind in zip(zip(*named, strict=True), types.values(), strict=True)]
+    pq.write_table(pa.table(dict(zip(types, columns, strict=True))), folder / "own.parquet")
+    workspace = own_workspace(folder / "workspace", folder / "own.parquet")
+
+    # As the loader would see the publisher's file, in the file's own precision.
+    frame = pd.read_parquet(folder / "own.parquet")
+    has_scores = frame["fltLaionAesthScore"].notna().any()
+    keep = frame["caption"].map(has_something_to_see)
+    if has_scores:
+        keep &= frame["fltLaionAesthScore"] > frame["fltLaionAesthScore"].dtype.type(5.0 if cutoff is None else cutoff)
+    if min_size is not None and frame["intHeight"].notna().any() and frame["intWidth"].notna().any():
+        keep &= (frame["intHeight"] >= min_size) & (frame["intWidth"] >= min_size)
+
+    outcome = filter_table(workspace, "own", rules=Rules(aes_cutoff=cutoff, min_size=min_size))
+    assert outcome.manifest is not None
+    kept = pd.read_parquet(workspace.filtered("own"))
+    assert list(kept["s3_path"]) == list(frame["s3_path"][keep])
+    assert outcome.manifest.rows + sum(outcome.manifest.counts.values()) == len(rows)
+    if len(kept):
+        workspace.keep_rules(Rules(aes_cutoff=cutoff, min_size=min_size), [])
+        drawn = contract_loader.load_entry(emitted(workspace))
+        assert list(drawn["s3_path"]) == list(kept["s3_path"])
+
+
+@given(value=st.floats(width=32, allow_nan=False, allow_infinity=False))
+@settings(max_examples=200, deadline=None)
+def test_a_float32_score_becomes_the_decimal_it_was_printed_as(value: float) -> None:
+    [(converted,)] = duckdb.execute("SELECT CAST(CAST(CAST(? AS FLOAT) AS VARCHAR) AS DOUBLE)", [value]).fetchall()
+    assert np.float32(converted) == np.float32(value)
+    assert converted == float(str(np.float32(value)))
+
+
+# -- add ---------------------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, header: str, *rows: str) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_columns_are_mapped_and_relative_paths_made_absolute(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "mine.csv", "File,Text,score", "a/1.jpg,one,6", "/abs/2.jpg,two,7", "s3://b/3,three,8")
+    workspace = own_workspace(
+        tmp_path / "w", data, mapping={"s3_path": "file", "caption": "TEXT", "fltLaionAesthScore": "score"}
+    )
+    filter_table(workspace, "mine")
+    kept = pd.read_parquet(workspace.filtered("mine"))
+    assert list(kept["s3_path"]) == [f"{tmp_path}/a/1.jpg", "/abs/2.jpg", "s3://b/3"]
+    assert emitted(workspace)["columns"] == ["s3_path", "caption", "fltLaionAesthScore"]
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "error", "words"),
+    [
+        ("path,caption", {}, DataError, "no column 's3_path'; it has: path, caption"),
+        ("s3_path,text", {}, DataError, "--map caption=COLUMN"),
+        ("s3_path,text", {"mapping": {"caption": "txt"}}, UsageError, "no column 'txt'; did you mean 'text'?"),
+        ("s3_path,text", {"mapping": {"captoin": "text"}}, UsageError, "did you mean 'caption'?"),
+        ("s3_path,caption", {"name": "../x"}, UsageError, "cannot be a dataset's name"),
+        ("s3_path,caption", {"name": "coyo-700m"}, UsageError, "there already"),
+    ],
+)
+def test_add_refuses(header: str, options: dict[str, Any], error: type[PrepError], words: str, tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "mine.csv", header, "a,b")
+    with pytest.raises(error) as raised:
+        own_workspace(tmp_path / "w", data, **options)
+    assert words in str(raised.value)
+    assert not list((tmp_path / "w/datasets").glob("*"))
+
+
+def test_addresses_in_the_path_column_are_told_apart(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "mine.csv", "s3_path,caption", "https://example.org/a.jpg,one", "/a.jpg,two")
+    workspace = own_workspace(tmp_path / "w", data)
+    outcome = filter_table(workspace, "mine")
+    assert outcome.manifest is not None and outcome.manifest.counts == {"path_is_an_address": 1}
+
+
+def test_a_changed_file_is_taken_again_and_a_folder_of_parquet_is_one_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(3):
+        table = pa.table({"s3_path": [f"/{number}.jpg"], "caption": [f"picture {number}"]})
+        pq.write_table(table, folder / f"part-{number}.parquet")
+    workspace = own_workspace(tmp_path / "w", folder)
+    filter_table(workspace, "mine")
+    assert list(pd.read_parquet(workspace.filtered("mine"))["s3_path"]) == ["/0.jpg", "/1.jpg", "/2.jpg"]
+
+    pq.write_table(pa.table({"s3_path": ["/new.jpg"], "caption": ["new"]}), folder / "part-1.parquet")
+    assert download(workspace, workspace.datasets[0]).made == 1
+    assert normalize(workspace, "mine").made == 1
+    assert filter_table(workspace, "mine").made == 1
+    assert list(pd.read_parquet(workspace.filtered("mine"))["s3_path"]) == ["/0.jpg", "/new.jpg", "/2.jpg"]
+
+
+# -- the training YAML -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filtered(tmp_path: Path) -> Workspace:
+    rows = [f"{tmp_path}/w/images/{number}.jpg,picture {number},{6 + number},600,600" for number in range(3)]
+    data = write_csv(tmp_path / "mine.csv", "s3_path,caption,fltLaionAesthScore,intHeight,intWidth", *rows)
+    workspace = own_workspace(tmp_path / "w", data)
+    filter_table(workspace, "mine")
+    return workspace
+
+
+def test_remap_rewrites_the_yaml_and_the_paths_in_the_tables(filtered: Workspace) -> None:
+    emission = emit_yaml(filtered, remap=[(str(filtered.root), "/mnt/data/")])
+    entry = contract_loader.load_yaml(emission.path)[0]
+    assert entry["json_path"] == "/mnt/data/training/mine.parquet"
+    copied = pd.read_parquet(filtered.root / "training/mine.parquet")
+    assert list(copied["s3_path"]) == [f"/mnt/data/images/{number}.jpg" for number in range(3)]
+    assert copied.drop(columns="s3_path").equals(pd.read_parquet(filtered.filtered("mine")).drop(columns="s3_path"))
+
+
+def test_a_yaml_that_is_there_is_not_clobbered(filtered: Workspace) -> None:
+    path = emit_yaml(filtered).path
+    assert emit_yaml(filtered).state == "up to date"
+    edited = path.read_text().replace("sampling_strategy: all", "sampling_strategy: first:2  # mine")
+    path.write_text(edited)
+    for replace_own in (False, True):
+        with pytest.raises(UsageError, match="is there and differs"):
+            emit_yaml(filtered, replace_own=replace_own)
+        assert path.read_text() == edited
+    assert emit_yaml(filtered, force=True).state == "done"
+    assert path.read_text() != edited
+
+    filter_table(filtered, "mine", rules=Rules(aes_cutoff=6.5))
+    filtered.keep_rules(Rules(aes_cutoff=6.5), [])
+    with pytest.raises(UsageError, match="as prep wrote it"):
+        emit_yaml(filtered)
+    assert emit_yaml(filtered, replace_own=True).state == "done"
+
+
+def test_append_keeps_every_byte_of_the_other_yaml(filtered: Workspace, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.yaml"
+    before = (
+        "# our mixture\ndatasets:\n    - name: old   # keep\n      json_path: /old.json\n\n# tail\nweights: {a: 1}\n"
+    )
+    theirs.write_text(before)
+    emission = emit_yaml(filtered, append=theirs)
+    after = theirs.read_text()
+    added = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert [line for line in after.splitlines() if line in before.splitlines()] == before.splitlines()
+    assert "name: mine" in added[0]
+    data = yaml.safe_load(after)
+    assert data == {"datasets": [{"name": "old", "json_path": "/old.json"}, *emission.entries], "weights": {"a": 1}}
+    assert emit_yaml(filtered, append=theirs).state == "up to date"
+    assert theirs.read_text() == after
+
+
+def test_nothing_left_and_stale_rules_are_told_before_training(filtered: Workspace) -> None:
+    filter_table(filtered, "mine", rules=Rules(aes_cutoff=9))
+    with pytest.raises(DataError, match="rules of table mine changed"):
+        emit_yaml(filtered)
+    filtered.keep_rules(Rules(aes_cutoff=9), [])
+    with pytest.raises(DataError, match="left no row of table mine \\(3 aes_cutoff\\)"):
+        emit_yaml(filtered)
+    assert not filtered.training_yaml.exists()
