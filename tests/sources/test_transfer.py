@@ -79,6 +79,12 @@ def test_the_bytes_come_once_and_are_counted(download: Download) -> None:
     assert download.pauses == []
 
 
+def test_a_body_longer_than_its_header_says_is_tried_again(download: Download) -> None:
+    # What follows the announced length may spoil the connection for the next attempt too: no count of those here.
+    download.world.faults[PATH] = Fault(content_length=len(BYTES) - 7, times=1)
+    download.succeeds()
+
+
 def test_an_older_file_is_replaced(download: Download) -> None:
     download.target.write_text("of yesterday")
     download.succeeds()
@@ -87,7 +93,6 @@ def test_an_older_file_is_replaced(download: Download) -> None:
 PASSING = {
     "cut": Fault(cut_at=1000),
     "cut before the first byte": Fault(cut_at=0),
-    "longer than said": Fault(content_length=len(BYTES) - 7),
     "shorter than said": Fault(content_length=len(BYTES) + 7),
     "empty": Fault(body=b""),
     "too long": Fault(body=BYTES + b"more"),

@@ -70,9 +70,8 @@ def _leave(code: int) -> NoReturn:
             stream.flush()
         except OSError:
             continue
+    if "prep.engine" in sys.modules:
+        sys.modules["prep.engine"].abandon()
     if threading.active_count() > 1:
-        from prep.engine import abandon
-
-        abandon()
         os._exit(code)
     sys.exit(code)

@@ -1,0 +1,407 @@
+"""README and docs say what the program does: commands, keys, columns, reasons, findings and links are compared."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+from typer.main import get_command
+
+from prep import config, workspace
+from prep.cli.app import app
+from prep.config import Catalogue, Dataset, Model, Recipe, WorkspaceConfig, load
+from prep.images.chunks import NOT_FETCHED
+from prep.images.index import SCHEMA
+from prep.schema import KINDS
+from prep.trainers import lavida_o
+from prep.workspace import RulesFile
+from worlds import prep as run_prep
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "prep"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]  # of Typer's group
+YAML_MODELS: dict[str, type[Model]] = {
+    "dataset": Dataset,
+    "recipe": Recipe,
+    "prep.yaml": WorkspaceConfig,
+    "rules.yaml": RulesFile,
+}
+
+
+def name_of(page: Path) -> str:
+    return page.name
+
+
+def blocks(page: Path, *languages: str) -> Iterator[str]:
+    """Fenced blocks of a page whose info string is one of `languages`."""
+    for language, body in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language in languages:
+            yield body
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def section(page: Path, heading: str) -> str:
+    """What stands under a heading, up to the next of any level."""
+    _, found, rest = prose(page).partition(f"\n{heading}\n")
+    assert found, f"{page.name} has no {heading!r}"
+    return re.split(r"\n#+ ", rest)[0]
+
+
+def first_cells(table: str) -> list[str]:
+    """First cells of a Markdown table's rows, without its head."""
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    return [re.split(r"(?<!\\)\|", row)[1].strip() for row in rows[2:]]
+
+
+def spans(text: str) -> list[str]:
+    """Code spans of a text."""
+    return [span.strip() for _, span in CODE_SPAN.findall(text)]
+
+
+# -- commands --------------------------------------------------------------------------------------------------
+
+
+def test_commands_page_is_current() -> None:
+    command = [sys.executable, str(DOCS / "generate_commands.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_page_has_every_command_and_option() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## prep ([\w-]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(COMMANDS)
+    for name, command in COMMANDS.items():
+        for param in command.params:
+            names = param.opts if param.opts[0].startswith("-") else [param.name.upper()]
+            for option in names:
+                assert f"`{option}`" in sections[name], (name, option)
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """Words of every `prep` command line in the page's shell blocks."""
+    for body in blocks(page, "sh"):
+        yield from _prep_lines(body.splitlines())
+    for body in blocks(page, "console"):
+        yield from _prep_lines(line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ "))
+
+
+def _prep_lines(lines: Any) -> Iterator[list[str]]:
+    for line in lines:
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            if words and words[0].rsplit("/", 1)[-1] == "prep":
+                yield words[1:]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_line_is_understood(page: Path) -> None:
+    for words in command_lines(page):
+        rest = words[2:] if words[0] == "-C" else words
+        assert rest[0] in COMMANDS, words
+        COMMANDS[rest[0]].make_context(rest[0], list(rest[1:]))  # raises for an option or value it does not know
+        if rest[0] == "init" and rest[1:] and not rest[1].startswith("-"):
+            assert rest[1] in Catalogue().recipe_names(), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_the_text_are_known(page: Path) -> None:
+    for span in spans(prose(page)):
+        words = span.split()
+        rest = words[2:] if words[1:2] == ["--debug"] else words[1:]
+        if words[0] != "prep" or not rest or not rest[0].replace("-", "").islower():
+            continue
+        assert rest[0] in COMMANDS, span
+        known = {option for param in COMMANDS[rest[0]].params for option in param.opts} | {"--help"}
+        assert {word for word in rest[1:] if word.startswith("-")} <= known, span
+
+
+def test_every_make_target_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    lines = [line for page in PAGES for body in blocks(page, "sh") for line in body.splitlines()]
+    named = {line.split()[1] for line in lines if line.startswith("make ")}
+    assert named and named <= targets
+
+
+# -- links and YAML --------------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in link]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_yaml_loads(page: Path, tmp_path: Path) -> None:
+    for kind, model in YAML_MODELS.items():
+        for number, body in enumerate(blocks(page, f"yaml {kind}")):
+            path = tmp_path / f"{number}.yaml"
+            path.write_text(body, encoding="utf-8")
+            load(model, path)
+            if isinstance(entries := yaml.safe_load(body).get("entries"), list):
+                tables = {entry["table"] for entry in entries}
+                written = {dataset["name"] for page in PAGES for dataset in map(yaml.safe_load, _datasets(page))}
+                assert tables <= {name for known in Catalogue().datasets() for name in known.tables} | written
+
+
+def _datasets(page: Path) -> Iterator[str]:
+    return blocks(page, "yaml dataset")
+
+
+# -- the format ------------------------------------------------------------------------------------------------
+
+
+def test_data_format_has_exactly_the_keys_of_the_models() -> None:
+    models = {
+        name: model
+        for module in (config, workspace)
+        for name, model in vars(module).items()
+        if isinstance(model, type) and issubclass(model, Model) and model is not Model
+    }
+    documented = _marked_tables("keys")
+    assert documented.keys() == models.keys()
+    for name, model in models.items():
+        assert spans("\n".join(first_cells(documented[name]))) == list(model.model_fields), name
+
+
+def test_data_format_has_exactly_the_columns() -> None:
+    documented = _marked_tables("columns")
+    assert documented.keys() == {*KINDS, "index"}
+    rows = {name: [row.split("|")[1:] for row in table.splitlines()[2:]] for name, table in documented.items()}
+    columns = {name: [(row[0].strip(" `"), row[1].strip()) for row in table] for name, table in rows.items()}
+    assert columns.pop("index") == [(field.name, str(field.type)) for field in SCHEMA]
+    assert columns == {name: [(c.name, c.type) for c in kind.columns] for name, kind in KINDS.items()}
+    for name, kind in KINDS.items():
+        assert [row[2].strip() == "yes" for row in rows[name]] == [column.required for column in kind.columns]
+        assert f"`{lavida_o.FUNCTION_OF_KIND[name]}`" in section(DOCS / "data-format.md", f"### {name}")
+
+
+def _marked_tables(mark: str) -> dict[str, str]:
+    text = (DOCS / "data-format.md").read_text(encoding="utf-8")
+    return dict(re.findall(rf"^<!-- {mark}: (\S+) -->\n((?:\|.*\n)+)", text, re.MULTILINE))
+
+
+# -- statuses and reasons --------------------------------------------------------------------------------------
+
+
+def strings(node: ast.AST, assigned: dict[str, ast.expr]) -> Iterator[str]:
+    """String constants in an expression, through the names assigned in its function; of an f-string its start."""
+    if isinstance(node, ast.Name) and node.id in assigned:
+        yield from strings(assigned[node.id], {})
+    elif isinstance(node, ast.IfExp):
+        yield from strings(node.body, assigned)
+        yield from strings(node.orelse, assigned)
+    elif isinstance(node, ast.JoinedStr):
+        yield from strings(node.values[0], {})
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def functions(path: Path) -> Iterator[tuple[ast.AST, dict[str, ast.expr]]]:
+    """Functions of a module (methods too), each with what its names are assigned."""
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            assigns = (node for node in ast.walk(function) if isinstance(node, ast.Assign))
+            yield function, {t.id: a.value for a in assigns for t in a.targets if isinstance(t, ast.Name)}
+
+
+def calls(node: ast.AST, *names: str) -> Iterator[ast.Call]:
+    """Calls of functions or methods called one of `names`."""
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call):
+            function = call.func
+            called = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+            if called in names:
+                yield call
+
+
+def statuses_in_code() -> set[str]:
+    found: set[str] = set()
+    for path in [*(SOURCE / "images").glob("*.py"), SOURCE / "stages" / "images.py"]:
+        for function, assigned in functions(path):
+            for call in calls(function, "Fetched", "Probe"):
+                found.update(strings(call.args[0], assigned))
+            for call in calls(function, "IndexRow"):
+                found.update(strings(call.args[1], assigned) if len(call.args) > 1 else ())
+    return {re.sub(r"^http_.*", "http_", status) for status in found}
+
+
+def test_every_image_status_is_documented() -> None:
+    cells = first_cells(section(DOCS / "images.md", "## Statuses"))
+    documented = {re.sub(r"^http_.*", "http_", span) for cell in cells for span in spans(cell)}
+    assert documented == statuses_in_code()
+
+
+def reasons_in_code() -> set[str]:
+    """Every reason that a row can be dropped for; `image_` and `bad_` stand for those that go on."""
+    rules = (SOURCE / "stages" / "filter.py").read_text(encoding="utf-8")
+    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED}
+    texts = {column.name for kind in KINDS.values() for column in kind.columns if column.required}
+    found |= {f"no_{name}" for name in texts - {kind.image_path for kind in KINDS.values()}}
+    normalize = (SOURCE / "stages" / "normalize.py").read_text(encoding="utf-8")
+    found |= {f"no_{word}" for word in re.findall(r'\{(?:URL|IMAGE_KEY): "(\w+)"\}', normalize)}
+    found |= {"image_", *re.findall(r"'(bad_)'", normalize)}
+    for path in (SOURCE / "datasets").glob("*.py"):
+        for function, assigned in functions(path):
+            found.update(strings(assigned.get("reason", ast.Constant(None)), {}))
+            for keyword in (word for call in calls(function, "_Scene") for word in call.keywords):
+                found.update(strings(keyword.value, {}) if keyword.arg == "drop_reason" else ())
+            found.update(
+                text
+                for node in ast.walk(function)
+                if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "reason" for t in node.targets)
+                for text in strings(node.value, {})
+            )
+    for dataset in Catalogue().datasets():
+        found.update(reason for table in dataset.tables.values() for reason in table.drop)
+    added = (SOURCE / "add.py").read_text(encoding="utf-8")
+    return found | set(re.findall(r'table\["drop"\] = \{"(\w+)"', added))
+
+
+def test_every_reason_is_documented() -> None:
+    cells = first_cells(section(DOCS / "filtering.md", "## Reasons"))
+    assert {spans(cell)[0] for cell in cells} == reasons_in_code()
+
+
+# -- findings of check -----------------------------------------------------------------------------------------
+
+GENERIC = 8  # letters; a message with fewer of its own says too little to be told by them
+
+
+def message(node: ast.AST, assigned: dict[str, ast.expr]) -> str:
+    """The text of a message, with … for what varies; empty for what is no text."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(message(value, assigned) for value in node.values)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name):
+        constant = vars(lavida_o).get(node.value.id)
+        if node.value.id.isupper() and constant is not None:
+            return str(constant)
+        inner = assigned.get(node.value.id)
+        inner = inner.body if isinstance(inner, ast.IfExp) else inner  # of two wordings the first
+        return message(inner, {}) if inner is not None and next(strings(inner, {}), None) is not None else "…"
+    if isinstance(node, ast.FormattedValue):
+        return "…"
+    if isinstance(node, ast.Name) and isinstance(assigned.get(node.id), ast.JoinedStr):
+        return message(assigned[node.id], {})
+    return ""
+
+
+def findings_in_code() -> set[str]:
+    found: set[str] = set()
+    for path in [*(SOURCE / "trainers").glob("*.py"), SOURCE / "stages" / "check.py"]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found.update(message(call.args[1], {}) for call in calls(tree, "RowFault") if len(call.args) > 1)
+        for function, assigned in functions(path):
+            names = ["error", "warning", "note", "DataError"]
+            if getattr(function, "name", "") == "parse_sampling":
+                names.append("ConfigError")
+            found.update(message(call.args[0], assigned) for call in calls(function, *names) if call.args)
+            found.update(f"… {message(call.args[1], assigned)}" for call in calls(function, "_fault"))
+            for node in ast.walk(function):  # what is wrong with the turns of a conversation
+                if (
+                    isinstance(node, ast.Return)
+                    and isinstance(node.value, ast.Tuple)
+                    and path.stem == "lavida_o_sample"
+                ):
+                    found.add(f"… {message(node.value.elts[1], {})}")
+    return {text for text in map(shortened, found) if text.strip("… ")}
+
+
+def shortened(text: str) -> str:
+    """A message without what hangs on at its end: a nearest name, counts in brackets."""
+    return re.sub(r"(…)+", "…", re.sub(r"( \(…)?[…, ():%]*$", "", text))
+
+
+def is_told(code: str, documented: str) -> bool:
+    """Whether the page's wording is this message."""
+    if len(code.replace("…", "").strip()) < GENERIC:
+        return code == shortened(documented)
+    return re.fullmatch(".*".join(map(re.escape, code.split("…"))), shortened(documented)) is not None
+
+
+def test_every_finding_of_check_is_documented() -> None:
+    page = DOCS / "training-yaml.md"
+    headings = [heading for heading in re.findall(r"^### .+$", prose(page), re.MULTILINE) if "Findings" in heading]
+    documented = [span for h in headings for cell in first_cells(section(page, h)) for span in spans(cell)]
+    known = findings_in_code()
+    assert len(known) > 50
+    assert [code for code in known if not any(is_told(code, text) for text in documented)] == []
+    assert [text for text in documented if not any(is_told(code, text) for code in known)] == []
+
+
+# -- the README's examples do what it says ---------------------------------------------------------------------
+
+
+def test_own_data_in_four_commands_writes_the_entry_shown(tmp_path: Path) -> None:
+    readme = ROOT / "README.md"
+    shown = next(body for body in blocks(readme, "yaml") if "datasets:" in body)
+    listing = next(body for body in blocks(DOCS / "own-data.md", "text") if body.startswith("s3_path,"))
+    (tmp_path / "our-dataset.csv").write_text(listing, encoding="utf-8")
+    four = next(body for body in blocks(readme, "sh") if "prep add" in body).splitlines()
+    assert len(four) == 4
+    for line in four:
+        done = run_prep(tmp_path, *shlex.split(line)[1:])
+        assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "training" / "mixture.yaml").read_text(encoding="utf-8"))
+    assert written == yaml.safe_load(shown.replace("/data/mixture", str(tmp_path)))
+
+
+def test_six_lines_make_a_dataset(tmp_path: Path) -> None:
+    text = next(_datasets(ROOT / "README.md"))
+    assert len(text.splitlines()) == 6
+    assert text == next(_datasets(DOCS / "adding-a-dataset.md"))
+    collection, root = tmp_path / "street-signs", tmp_path / "workspace"
+    collection.mkdir()
+    rows = [{"file": f"{side}.png", "text": f"A sign of {side}", "w": side, "h": 600} for side in (511, 512)]
+    for row in rows:
+        Image.new("RGB", (int(str(row["w"])), 600)).save(collection / str(row["file"]))
+    _write_parquet(collection / "part-0.parquet", rows)
+    root.mkdir()
+    assert run_prep(root, "init").returncode == 0
+    (root / "datasets").mkdir()
+    (root / "datasets" / "street-signs.yaml").write_text(text.replace("/data/street-signs", str(collection)))
+    entries = re.search(r"`(entries: \[.*?\])`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert entries
+    (root / "recipe.yaml").write_text(f"name: mixture\n{entries[1]}\n")
+    done = run_prep(root, "run")
+    assert done.returncode == 0, done.stderr
+    assert "filter    street-signs      1 kept, 1 dropped: 1 min_size" in done.stdout
+    assert done.stdout.endswith("Training would start: nothing found.\n")
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), path)
