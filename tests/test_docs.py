@@ -340,7 +340,7 @@ def findings_in_code() -> set[str]:
 
 def shortened(text: str) -> str:
     """A message without what hangs on at its end: a nearest name, counts in brackets."""
-    return re.sub(r"(…)+", "…", re.sub(r"( \(…)?[…, ():%]*$", "", text))
+    return re.sub(r"…+", "…", re.sub(r"[…, :]*( \([^()]*\)?)?[…, :]*$", "", text))
 
 
 def is_told(code: str, documented: str) -> bool:

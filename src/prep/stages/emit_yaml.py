@@ -15,7 +15,7 @@ from prep.images.chunks import NOT_FETCHED
 from prep.manifest import Manifest, fingerprint, read_manifest
 from prep.schema import HEIGHT, KINDS, WIDTH
 from prep.stages.filter import effective_rules
-from prep.stages.shards import build_shards
+from prep.stages.shards import ShardTask, build_shards
 from prep.trainers import lavida_o
 from prep.workspace import Workspace
 from prep.yaml_edit import add_keys, append_items, read_exact
@@ -247,7 +247,7 @@ def _append(
 
 
 @dataclass(frozen=True)
-class RemapTask:
+class RemapTask(ShardTask):
     """One shard with its images' paths rewritten."""
 
     source: Path
@@ -255,11 +255,6 @@ class RemapTask:
     path_column: str
     remap: tuple[Remap, ...]
     output: Path
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The rewritten shard."""
-        return (self.output,)
 
     @property
     def fingerprint(self) -> str:
@@ -283,7 +278,7 @@ def _remapped_table(workspace: Workspace, table: str, manifest: Manifest, remap:
         RemapTask(workspace.filtered(table) / shard.name, shard.sha256, column, tuple(remap), folder / shard.name)
         for shard in manifest.shards
     ]
-    build_shards("emit-yaml", table, folder, tasks, write_remapped, count_nothing, facts={}, workers=workspace.workers)
+    build_shards("emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers)
     return folder
 
 
@@ -298,8 +293,3 @@ def write_remapped(task: RemapTask) -> None:
     query = f"SELECT * REPLACE (CASE {branches} ELSE {column} END AS {column}) FROM {sql.parquet_files([task.source])}"
     with sql.connect(task.output) as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
         sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
-
-
-def count_nothing(task: RemapTask) -> dict[str, int]:
-    """No counts."""
-    return {}

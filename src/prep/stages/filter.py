@@ -17,7 +17,7 @@ from prep.errors import ConfigError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.manifest import Manifest, fingerprint, read_manifest
 from prep.schema import AESTHETIC_SCORE, DROP_REASON, HEIGHT, IMAGE_KEY, KEY, KINDS, URL, WIDTH, Kind
-from prep.stages.shards import Outcome, build_shards
+from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF
 from prep.workspace import Workspace
 
@@ -25,7 +25,7 @@ VERSION = 1  # raise when the same inputs give other bytes
 
 
 @dataclass(frozen=True)
-class FilterTask:
+class FilterTask(ShardTask):
     """The kept and the dropped rows of one shard of samples.
 
     Attributes:
@@ -45,12 +45,12 @@ class FilterTask:
     index_sha256: tuple[str, ...]
     image_root: str
     dropped: Path
-    kept: Path
+    output: Path
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """The dropped rows, then the kept ones."""
-        return (self.dropped, self.kept)
+        return (self.dropped, self.output)
 
     @property
     def fingerprint(self) -> str:
@@ -165,11 +165,11 @@ def split_samples(task: FilterTask) -> None:
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
-    with sql.connect(task.kept) as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
+    with sql.connect(task.output) as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
         dropped = f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL"
         sql.copy_to_parquet(connection, dropped, task.dropped, metadata)
         passing = f"SELECT {kept_columns} FROM ({judged}) WHERE reason IS NULL"
-        sql.copy_to_parquet(connection, passing, task.kept, metadata)
+        sql.copy_to_parquet(connection, passing, task.output, metadata)
 
 
 def judged_query(task: FilterTask) -> str:

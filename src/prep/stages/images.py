@@ -12,7 +12,7 @@ from prep.errors import SourceError
 from prep.images.archives import archive_stem
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
 from prep.manifest import Manifest, fingerprint, read_manifest
-from prep.stages.shards import Outcome, build_shards
+from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
 VERSION = 1  # raise when the same inputs give other bytes
@@ -29,7 +29,7 @@ class StoreSpec:
 
 
 @dataclass(frozen=True)
-class ArchiveTask:
+class ArchiveTask(ShardTask):
     """The images of one archive."""
 
     archive: Path
@@ -40,11 +40,6 @@ class ArchiveTask:
     output: Path
 
     @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The shard of the index."""
-        return (self.output,)
-
-    @property
     def fingerprint(self) -> str:
         """Everything the shard and its images are made from."""
         store = (self.store.root, self.store.s3_endpoint)
@@ -52,7 +47,7 @@ class ArchiveTask:
 
 
 @dataclass(frozen=True)
-class UrlTask:
+class UrlTask(ShardTask):
     """The images of `CHUNK_ROWS` rows of a shard of samples.
 
     Which of the rows are fetched depends on the filter and changes with it, so the fingerprint names the place of
@@ -69,11 +64,6 @@ class UrlTask:
     allow_private_hosts: bool
     refetch: bool
     output: Path
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The shard of the index."""
-        return (self.output,)
 
     @property
     def fingerprint(self) -> str:

@@ -23,7 +23,7 @@ from prep.images.archives import archive_stem
 from prep.manifest import Shard, fingerprint, read_manifest
 from prep.readers import open_records
 from prep.schema import DROP_REASON, IMAGE_KEY, KEY, URL, Column
-from prep.stages.shards import Outcome, build_shards
+from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
 _BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
@@ -32,7 +32,7 @@ VERSION = 1  # raise when the same inputs give other bytes
 
 
 @dataclass(frozen=True)
-class NormalizeTask:
+class NormalizeTask(ShardTask):
     """The samples of one part.
 
     Attributes:
@@ -51,11 +51,6 @@ class NormalizeTask:
     index: tuple[Path, ...]
     index_sha256: tuple[str, ...]
     output: Path
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The shard of samples."""
-        return (self.output,)
 
     @property
     def fingerprint(self) -> str:

@@ -6,11 +6,12 @@ from the shards alone, and a shard made from other inputs is never mistaken for 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from prep.engine import run_tasks
 from prep.files import hash_file
@@ -20,14 +21,22 @@ from prep.progress import bar
 State = Literal["done", "up to date", "waiting", "planned"]
 
 
-class ShardTask(Protocol):
-    """One shard to be made: plain data that a worker process can be handed."""
+class ShardTask(ABC):
+    """One shard to be made: plain data that a worker process can be handed.
+
+    Attributes:
+        output: the shard.
+    """
+
+    output: Path
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """Files it writes; the last is the shard itself, written last."""
+        return (self.output,)
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
         """Name of everything the shard is made from."""
 
@@ -82,7 +91,7 @@ def build_shards(
     folder: Path,
     tasks: Sequence[TaskT],
     make: Make[TaskT],
-    count: Count[TaskT],
+    count: Count[TaskT] | None = None,
     *,
     facts: Mapping[str, Any],
     workers: int,
@@ -94,7 +103,7 @@ def build_shards(
 
     Args:
         make: writes a task's outputs, each whole or not at all.
-        count: counts of a finished task, for the manifest.
+        count: counts what a finished task's outputs hold, for the manifest.
         facts: what the manifest says of all shards.
         force: make every shard again.
         is_stale: says of a finished shard that it must be made again all the same.
@@ -128,7 +137,7 @@ def build_shards(
     return Outcome(stage, name, "done", len(missing), len(tasks), manifest)
 
 
-def _finished(task: TaskT, known: Shard | None, count: Count[TaskT]) -> Shard | None:
+def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> Shard | None:
     """The task's shard if it is there and made from what the task is made from, else None."""
     if not all(output.is_file() for output in task.outputs):
         return None
@@ -139,17 +148,18 @@ def _finished(task: TaskT, known: Shard | None, count: Count[TaskT]) -> Shard | 
     return _describe(task, count)
 
 
-def _make(make: Make[TaskT], count: Count[TaskT], task: TaskT) -> Shard:
+def _make(make: Make[TaskT], count: Count[TaskT] | None, task: TaskT) -> Shard:
     make(task)
     return _describe(task, count)
 
 
-def _describe(task: TaskT, count: Count[TaskT]) -> Shard:
+def _describe(task: TaskT, count: Count[TaskT] | None) -> Shard:
     import pyarrow.parquet as pq
 
     path = task.outputs[-1]
     rows = pq.read_metadata(path).num_rows
-    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), count(task))
+    counts = count(task) if count else {}
+    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), counts)
 
 
 def _fingerprint_in(path: Path) -> str | None:
