@@ -213,10 +213,14 @@ def _marked_tables(mark: str) -> dict[str, str]:
 # -- statuses and reasons --------------------------------------------------------------------------------------
 
 
-def strings(node: ast.AST, assigned: dict[str, ast.expr]) -> Iterator[str]:
-    """String constants in an expression, through the names assigned in its function; of an f-string its start."""
-    if isinstance(node, ast.Name) and node.id in assigned:
-        yield from strings(assigned[node.id], {})
+Assigned = dict[str, list[ast.expr]]  # what the names of a function are assigned
+
+
+def strings(node: ast.AST, assigned: Assigned) -> Iterator[str]:
+    """String constants that an expression can be, through the names of its function; of an f-string its start."""
+    if isinstance(node, ast.Name):
+        for value in assigned.get(node.id, []):
+            yield from strings(value, {})
     elif isinstance(node, ast.IfExp):
         yield from strings(node.body, assigned)
         yield from strings(node.orelse, assigned)
@@ -226,12 +230,16 @@ def strings(node: ast.AST, assigned: dict[str, ast.expr]) -> Iterator[str]:
         yield node.value
 
 
-def functions(path: Path) -> Iterator[tuple[ast.AST, dict[str, ast.expr]]]:
+def functions(path: Path) -> Iterator[tuple[ast.AST, Assigned]]:
     """Functions of a module (methods too), each with what its names are assigned."""
     for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            assigns = (node for node in ast.walk(function) if isinstance(node, ast.Assign))
-            yield function, {t.id: a.value for a in assigns for t in a.targets if isinstance(t, ast.Name)}
+            assigned: Assigned = {}
+            assigns = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
+            for target, value in ((target, assign.value) for assign in assigns for target in assign.targets):
+                if isinstance(target, ast.Name):
+                    assigned.setdefault(target.id, []).append(value)
+            yield function, assigned
 
 
 def calls(node: ast.AST, *names: str) -> Iterator[ast.Call]:
@@ -272,15 +280,11 @@ def reasons_in_code() -> set[str]:
     found |= {"image_", *re.findall(r"'(bad_)'", normalize)}
     for path in (SOURCE / "datasets").glob("*.py"):
         for function, assigned in functions(path):
-            found.update(strings(assigned.get("reason", ast.Constant(None)), {}))
-            for keyword in (word for call in calls(function, "_Scene") for word in call.keywords):
-                found.update(strings(keyword.value, {}) if keyword.arg == "drop_reason" else ())
-            found.update(
-                text
-                for node in ast.walk(function)
-                if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "reason" for t in node.targets)
-                for text in strings(node.value, {})
-            )
+            given = [
+                word.value for call in calls(function, "_Scene") for word in call.keywords if word.arg == "drop_reason"
+            ]
+            for value in [*given, *assigned.get("reason", [])]:
+                found.update(strings(value, {}))
     for dataset in Catalogue().datasets():
         found.update(reason for table in dataset.tables.values() for reason in table.drop)
     added = (SOURCE / "add.py").read_text(encoding="utf-8")
@@ -297,23 +301,20 @@ def test_every_reason_is_documented() -> None:
 GENERIC = 8  # letters; a message with fewer of its own says too little to be told by them
 
 
-def message(node: ast.AST, assigned: dict[str, ast.expr]) -> str:
+def message(node: ast.AST, assigned: Assigned) -> str:
     """The text of a message, with … for what varies; empty for what is no text."""
     if isinstance(node, ast.Constant):
-        return str(node.value)
+        return node.value if isinstance(node.value, str) else ""
     if isinstance(node, ast.JoinedStr):
         return "".join(message(value, assigned) for value in node.values)
-    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name):
-        constant = vars(lavida_o).get(node.value.id)
-        if node.value.id.isupper() and constant is not None:
-            return str(constant)
-        inner = assigned.get(node.value.id)
-        inner = inner.body if isinstance(inner, ast.IfExp) else inner  # of two wordings the first
-        return message(inner, {}) if inner is not None and next(strings(inner, {}), None) is not None else "…"
     if isinstance(node, ast.FormattedValue):
-        return "…"
-    if isinstance(node, ast.Name) and isinstance(assigned.get(node.id), ast.JoinedStr):
-        return message(assigned[node.id], {})
+        return message(node.value, assigned) or "…"
+    if isinstance(node, ast.Name) and node.id.isupper():
+        return str(vars(lavida_o).get(node.id, ""))
+    if isinstance(node, ast.IfExp):
+        return message(node.body, {})  # of two wordings the first
+    if isinstance(node, ast.Name) and node.id in assigned:
+        return message(assigned[node.id][-1], {})
     return ""
 
 
@@ -328,13 +329,9 @@ def findings_in_code() -> set[str]:
                 names.append("ConfigError")
             found.update(message(call.args[0], assigned) for call in calls(function, *names) if call.args)
             found.update(f"… {message(call.args[1], assigned)}" for call in calls(function, "_fault"))
-            for node in ast.walk(function):  # what is wrong with the turns of a conversation
-                if (
-                    isinstance(node, ast.Return)
-                    and isinstance(node.value, ast.Tuple)
-                    and path.stem == "lavida_o_sample"
-                ):
-                    found.add(f"… {message(node.value.elts[1], {})}")
+            if getattr(function, "name", "") == "_turns":  # gives what is wrong with a conversation's turns
+                returns = (node.value for node in ast.walk(function) if isinstance(node, ast.Return))
+                found.update(f"… {message(pair.elts[1], {})}" for pair in returns if isinstance(pair, ast.Tuple))
     return {text for text in map(shortened, found) if text.strip("… ")}
 
 

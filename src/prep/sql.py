@@ -41,6 +41,8 @@ def connect(output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     }
     connection = duckdb.connect(config=config)
     try:
+        # DuckDB takes a worker process for a person's session and would draw a bar on stdout, amid the data.
+        connection.execute("SET enable_progress_bar = false")
         yield connection
     finally:
         connection.close()

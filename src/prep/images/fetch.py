@@ -30,6 +30,7 @@ MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 10.0
 USER_AGENT = f"Mozilla/5.0 (compatible; prep/{prep.__version__}; dataset preparation)"
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator, RFC 6052
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
 RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
 
@@ -94,8 +95,11 @@ def _socket(allow_private_hosts: bool, address: tuple[Any, ...]) -> socket.socke
     family, kind, protocol, _, target = address
     ip = ipaddress.ip_address(str(target[0]).split("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    if ip in NAT64:
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if ip.is_link_local or ip.is_multicast or not (ip.is_global or allow_private_hosts):
-        raise _BlockedAddress(f"{ip} is not a public address")
+        # The same words for every address of a name: only then does aiohttp raise the error itself, not a list of them.
+        raise _BlockedAddress("not a public address")
     return socket.socket(family, kind, protocol)
 
 
