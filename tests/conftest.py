@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from prep.publishers import World
-
-
-@dataclass(frozen=True)
-class S3Server:
-    """A running S3 service with one bucket, and where it keeps the bucket's objects as files."""
-
-    endpoint: str
-    folder: Path
-    bucket: str = "pictures"
-    key_id: str = "a-key"
-    secret: str = "a-secret"
-
-    def path(self, key: str) -> Path:
-        """The file behind an object."""
-        return self.folder / self.bucket / key
+from s3_server import S3Server, find_rclone, serve_s3
 
 
 @pytest.fixture(scope="session")
@@ -55,32 +35,24 @@ def hub(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     """
     from huggingface_hub import constants
 
-    template = world.url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in (world.environment | {"HF_TOKEN_PATH": str(tmp_path / "no-token")}).items():
+    no_login = str(tmp_path / "no-login")
+    for name, value in (world.environment | {"HF_TOKEN_PATH": no_login}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "ENDPOINT", world.url)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", no_login)
+    template = world.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     return world
 
 
 @pytest.fixture(scope="session")
 def running_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """`rclone serve s3` on a free loopback port; `s3` is the one to ask for."""
-    rclone = shutil.which("rclone", path=str(Path(sys.executable).parent)) or shutil.which("rclone")
+    """An S3 service for all tests of a test process; `s3` is the one to ask for."""
+    rclone = find_rclone()
     if rclone is None:
         pytest.skip("rclone is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    server = S3Server(f"http://{address}", tmp_path_factory.mktemp("s3"))
-    (server.folder / server.bucket).mkdir()
-    keys = f"{server.key_id},{server.secret}"
-    command = [rclone, "serve", "s3", "--config", "", "--addr", address, "--auth-key", keys, str(server.folder)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        _wait_until_it_answers(address, process)
+    with serve_s3(rclone, tmp_path_factory.mktemp("s3")) as server:
         yield server
-        process.terminate()
 
 
 @pytest.fixture
@@ -97,16 +69,3 @@ def s3(running_s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     }.items():
         monkeypatch.setenv(name, value)
     return running_s3
-
-
-def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes]) -> None:
-    host, port = address.split(":")
-    deadline = time.monotonic() + 10
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.02)
-    process.kill()
-    pytest.fail(f"rclone does not answer at {address}")

@@ -205,6 +205,13 @@ def test_data_format_has_exactly_the_columns() -> None:
         assert f"`{lavida_o.FUNCTION_OF_KIND[name]}`" in section(DOCS / "data-format.md", f"### {name}")
 
 
+def test_data_format_has_the_columns_of_every_table() -> None:
+    cells = first_cells(section(DOCS / "data-format.md", "### normalized"))
+    assert {*spans("\n".join(cells))} == {*OWN_COLUMNS, "s3_path", "extra"} - {"s3_path"}
+    told = set(spans(section(DOCS / "data-format.md", "### filtered")))
+    assert {schema.KEY, schema.ROW, schema.IMAGE_KEY, schema.URL} <= told
+
+
 def _marked_tables(mark: str) -> dict[str, str]:
     text = (DOCS / "data-format.md").read_text(encoding="utf-8")
     return dict(re.findall(rf"^<!-- {mark}: (\S+) -->\n((?:\|.*\n)+)", text, re.MULTILINE))

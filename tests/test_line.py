@@ -236,6 +236,28 @@ def test_only_what_was_deleted_is_made_again(stage: str, path: str, line: Line) 
     assert set(changed) <= {companion}
 
 
+def test_an_index_of_addresses_that_was_lost_is_fetched_again_to_the_same_bytes(line: Line) -> None:
+    before = snapshot(line.root)
+    next((line.root / "index/coyo-700m.parquet").glob("coyo-700m-*.parquet")).unlink()
+    prep_json(line.root, "run", world=line.world)
+    assert snapshot(line.root) == before
+
+
+def test_another_image_store_is_filled_anew(line: Line, tmp_path: Path) -> None:
+    """The images that are there are not taken for those of the new place."""
+    config = line.root / "prep.yaml"
+    text = config.read_text()
+    config.write_text(f"{text}images: {tmp_path}/elsewhere\n")
+    try:
+        prep_json(line.root, "run", world=line.world)
+        paths = contract_loader.load_entry(line.entry("coyo-700m"))["s3_path"]
+        assert paths.str.startswith(f"{tmp_path}/elsewhere/coyo-700m/").all()
+        assert all(Path(path).is_file() for path in paths)
+    finally:
+        config.write_text(text)
+        prep_json(line.root, "run", world=line.world)
+
+
 def test_looser_rules_fetch_only_the_images_that_are_new(line: Line) -> None:
     """And stricter ones fetch nothing; the rules stay until they are reset."""
     before = contract_loader.load_entry(line.entry("coyo-700m"))

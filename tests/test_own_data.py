@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +147,18 @@ def test_kept_rows_are_those_the_rules_say_and_the_loader_draws(
         assert list(drawn["s3_path"]) == list(kept["s3_path"])
 
 
-@given(value=st.floats(width=32, allow_nan=False, allow_infinity=False))
+@given(cutoff=st.decimals(-10, 20, places=4), step=st.integers(-2, 2), far=st.floats(-100, 100, width=32))
 @settings(max_examples=200, deadline=None)
-def test_a_float32_score_becomes_the_decimal_it_was_printed_as(value: float) -> None:
-    [(converted,)] = duckdb.execute("SELECT CAST(CAST(CAST(? AS FLOAT) AS VARCHAR) AS DOUBLE)", [value]).fetchall()
-    assert np.float32(converted) == np.float32(value)
-    assert converted == float(str(np.float32(value)))
+def test_a_float32_score_compares_after_conversion_as_it_did_before(cutoff: Decimal, step: int, far: float) -> None:
+    """At, just above and just below any cutoff a person would write."""
+    near = np.float32(cutoff)
+    for _ in range(abs(step)):
+        near = np.nextafter(near, np.float32(np.inf if step > 0 else -np.inf))
+    for score in (near, np.float32(far)):
+        query = "SELECT CAST(CAST(CAST(? AS FLOAT) AS VARCHAR) AS DOUBLE)"
+        [(converted,)] = duckdb.execute(query, [float(score)]).fetchall()
+        assert np.float32(converted) == score
+        assert (converted > float(cutoff)) == bool(score > np.float32(cutoff))
 
 
 # -- add ---------------------------------------------------------------------------------------------------------

@@ -97,6 +97,18 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise WorkspaceError(f"{path}: not a manifest", "Delete that file and run the same command again.") from error
 
 
+def read_finished(folder: Path) -> Manifest | None:
+    """The manifest of `folder` if every file it names is in place and has its size, else None."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return None
+    for shard in manifest.shards:
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.size_bytes:
+            return None
+    return manifest
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Declare `folder` finished."""
     write_text(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")

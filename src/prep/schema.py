@@ -17,7 +17,8 @@ WIDTH = "intWidth"
 GROUNDED_CAPTION = "loc_caption"
 
 # Columns every normalized table has besides its kind's; they are not read by any trainer.
-KEY = "key"  # names the sample: "<part>#<row in the part>"
+KEY = "key"  # names the sample: "<part>#<row>"
+ROW = "row"  # the record's place in its part, from 0; shards are in this order
 IMAGE_KEY = "image_key"  # joins a sample to the image index
 URL = "url"  # where the image is, for datasets of addresses
 DROP_REASON = "drop_reason"  # why normalize found the row unusable; null for a good row

@@ -16,7 +16,6 @@ from prep.errors import DataError
 from prep.files import atomic_path
 
 TASK_KEY = "prep.task"  # in a parquet file's metadata: fingerprint of what the file was made from
-ROW = "CAST(split_part(key, '#', -1) AS BIGINT)"  # row of a sample in its part, out of its key
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from prep.config import Dataset, Source
 from prep.engine import run_tasks
 from prep.errors import SourceError, WorkspaceError
 from prep.files import hash_file, write_text
-from prep.manifest import Manifest, Shard, fingerprint, read_manifest, remove_manifest, write_manifest
+from prep.manifest import Manifest, Shard, fingerprint, read_finished, read_manifest, remove_manifest, write_manifest
 from prep.progress import Advance, bar
 from prep.sources import Listing, Part, module_of
 from prep.stages.shards import Outcome
@@ -56,10 +56,11 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
     """
     source, folder = workspace.source(dataset), workspace.raw(dataset.name)
     asked = fingerprint(source.model_dump(mode="json"))
-    manifest = read_manifest(folder)
-    if not force and source.kind in ("huggingface", "http") and _is_complete(manifest, folder, asked):
-        assert manifest is not None
-        return _up_to_date(dataset, folder, manifest)
+    complete = read_finished(folder)
+    if force or (complete and complete.facts["asked"] != asked):
+        complete = None
+    if complete and source.kind in ("huggingface", "http"):  # pinned; what is local may have changed
+        return _up_to_date(dataset, folder, complete)
 
     locked = workspace.locked(dataset.name)
     revision = locked.get("revision") if not force and locked.get("asked") == asked else None
@@ -70,22 +71,19 @@ def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry
             "Has the publisher renamed its files? See the dataset's page, and `include` in its YAML.",
         )
     tasks = [PartTask(source, part, folder) for part in listing.parts]
-    finished = {} if force else _finished(tasks, folder, manifest)
+    finished = {} if force else _finished(tasks, folder)
     missing = [task for task in tasks if task.part.path not in finished]
-    if not missing and manifest and _is_complete(manifest, folder, asked) and len(manifest.shards) == len(tasks):
-        return _up_to_date(dataset, folder, manifest)
+    if complete and not missing and len(complete.shards) == len(tasks):
+        return _up_to_date(dataset, folder, complete)
     note = _note(dataset, listing, missing, dry_run=dry_run)
     if dry_run:
         return Outcome("download", dataset.name, "planned", len(missing), len(tasks), note=note)
     _check_space(workspace, missing)
     _bring(dataset.name, folder, missing, finished)
 
-    shards = tuple(finished[task.part.path] for task in tasks)
-    manifest = Manifest("download", shards, {"asked": asked, **listing.resolved})
-    workspace.lock(
-        dataset.name,
-        {"asked": asked, **listing.resolved, "parts": len(shards), "size_bytes": manifest.size_bytes},
-    )
+    resolved = {"asked": asked, **listing.resolved}
+    manifest = Manifest("download", tuple(finished[task.part.path] for task in tasks), resolved)
+    workspace.lock(dataset.name, {**resolved, "parts": len(tasks), "size_bytes": manifest.size_bytes})
     write_manifest(folder, manifest)
     (folder / JOURNAL_NAME).unlink(missing_ok=True)
     return Outcome("download", dataset.name, "done", len(missing), len(tasks), manifest, note)
@@ -122,20 +120,13 @@ def _describe(task: PartTask) -> Shard:
     return Shard(task.part.path, task.fingerprint, None, size, task.part.sha256 or hash_file(task.target))
 
 
-def _is_complete(manifest: Manifest | None, folder: Path, asked: str) -> bool:
-    return (
-        manifest is not None
-        and manifest.facts.get("asked") == asked
-        and all(_has_size(folder / shard.name, shard.size_bytes) for shard in manifest.shards)
-    )
-
-
 def _has_size(path: Path, size_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == size_bytes
 
 
-def _finished(tasks: Sequence[PartTask], folder: Path, manifest: Manifest | None) -> dict[str, Shard]:
+def _finished(tasks: Sequence[PartTask], folder: Path) -> dict[str, Shard]:
     """Parts that are in place and are what the publisher has now, by path."""
+    manifest = read_manifest(folder)
     known = {shard.name: shard for shard in manifest.shards} if manifest else {}
     known |= _read_journal(folder / JOURNAL_NAME)
     finished = {}

@@ -12,7 +12,7 @@ from prep.config import Entry
 from prep.errors import ConfigError, DataError, UsageError
 from prep.files import write_text
 from prep.images.chunks import NOT_FETCHED
-from prep.manifest import Manifest, fingerprint, read_manifest
+from prep.manifest import Manifest, fingerprint, read_finished
 from prep.schema import HEIGHT, KINDS, WIDTH
 from prep.stages.filter import effective_rules
 from prep.stages.shards import ShardTask, build_shards
@@ -116,7 +116,7 @@ def emit_yaml(
 def _ready(workspace: Workspace, entry: Entry) -> Manifest:
     """The manifest of the entry's filtered table, if the trainer can have it."""
     table = entry.table
-    manifest = read_manifest(workspace.filtered(table))
+    manifest = read_finished(workspace.filtered(table))
     if manifest is None:
         raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
     if not manifest.facts["has_images"]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import duckdb
 
 from prep import sql
-from prep.config import GivenImages, Rules, UrlImages
+from prep.config import ArchiveImages, GivenImages, Images, Rules, Table, UrlImages
 from prep.errors import ConfigError
 from prep.images.chunks import NOT_FETCHED, index_shards
-from prep.manifest import Manifest, fingerprint, read_manifest
-from prep.schema import AESTHETIC_SCORE, DROP_REASON, HEIGHT, IMAGE_KEY, KEY, KINDS, URL, WIDTH, Kind
+from prep.manifest import Manifest, Shard, fingerprint, read_finished
+from prep.schema import AESTHETIC_SCORE, DROP_REASON, HEIGHT, IMAGE_KEY, KEY, KINDS, ROW, URL, WIDTH, Kind
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF
 from prep.workspace import Workspace
@@ -72,13 +72,13 @@ def filter_table(
         ConfigError: `where` is not SQL over the table's columns.
     """
     dataset, table = workspace.table(name)
-    normalized = read_manifest(workspace.normalized(name))
+    normalized = read_finished(workspace.normalized(name))
     if normalized is None:
         return Outcome("filter", name, "waiting", note="normalize first")
     images_of = table.images_from or dataset.name
     images = workspace.catalogue.dataset(images_of).images
     kind_of_images = images.kind if isinstance(images, UrlImages | GivenImages) else "archive"
-    index = read_manifest(workspace.index(images_of))
+    index = read_finished(workspace.index(images_of))
     if index is None and kind_of_images == "archive":
         return Outcome("filter", name, "waiting", note=f"images of {images_of} first")
 
@@ -88,9 +88,7 @@ def filter_table(
     applied, notes = effective_rules(rules or workspace.rules(name), columns)
     tasks = []
     for shard in normalized.shards:
-        facts = () if index is None else index.shards
-        if index is not None and kind_of_images == "url":
-            facts = index_shards(index, name, shard.name)
+        facts = () if index is None else _facts_for(shard, index, normalized, name, images, table)
         tasks.append(
             FilterTask(
                 workspace.normalized(name) / shard.name,
@@ -130,6 +128,19 @@ def filter_table(
     return replace(outcome, note="; ".join(notes))
 
 
+def _facts_for(
+    shard: Shard, index: Manifest, normalized: Manifest, name: str, images: Images | None, table: Table
+) -> tuple[Shard, ...]:
+    """The index shards that can hold images of one shard of samples: as few as can be told."""
+    if isinstance(images, UrlImages):
+        return index_shards(index, name, shard.name)
+    if isinstance(images, ArchiveImages) and images.key == "part-member" and table.images_from is None:
+        part = normalized.facts["parts"][normalized.shards.index(shard)]
+        pairs = zip(index.facts["archives"], index.shards, strict=True)
+        return tuple(facts for archive, facts in pairs if archive == part)
+    return index.shards
+
+
 def effective_rules(rules: Rules, columns: tuple[str, ...]) -> tuple[Rules, list[str]]:
     """What is really applied to a table with these columns, and what a person should know about it.
 
@@ -163,7 +174,7 @@ def split_samples(task: FilterTask) -> None:
     """Write the dropped, then the kept rows of one shard."""
     judged = judged_query(task)
     metadata = {sql.TASK_KEY: task.fingerprint}
-    kept = [*task.columns, KEY, IMAGE_KEY, *([URL] if task.images == "url" else [])]
+    kept = [*task.columns, KEY, ROW, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
     with sql.connect(task.output) as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
         dropped = f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from prep import sql
 from prep.config import ArchiveImages, Dataset, GivenImages, UrlImages
 from prep.errors import SourceError
 from prep.images.archives import archive_stem
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
-from prep.manifest import Manifest, fingerprint, read_manifest
-from prep.stages.shards import Outcome, ShardTask, build_shards
+from prep.manifest import Manifest, fingerprint, read_finished
+from prep.schema import IMAGE_KEY, ROW, URL
+from prep.stages.shards import Outcome, ShardTask, build_shards, fingerprint_in
 from prep.workspace import Workspace, shard_name
+
+if TYPE_CHECKING:
+    from prep.images.index import IndexRow
 
 VERSION = 1  # raise when the same inputs give other bytes
 HOPELESS = 10  # so many addresses, none reached, are no accident
@@ -94,7 +100,7 @@ def images(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry_r
 
 
 def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, force: bool, dry_run: bool) -> Outcome:
-    raw = read_manifest(workspace.raw(dataset.name))
+    raw = read_finished(workspace.raw(dataset.name))
     if raw is None:
         return Outcome("images", dataset.name, "waiting", note="download first")
     folder = workspace.index(dataset.name)
@@ -122,7 +128,7 @@ def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, 
         tasks,
         make_from_archive,
         count_images,
-        facts={"root": workspace.image_root},
+        facts={"root": workspace.image_root, "archives": [part.name for part in archives]},
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
@@ -163,17 +169,18 @@ def count_images(task: ArchiveTask | UrlTask) -> dict[str, int]:
 
 def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: bool) -> Outcome:
     tables = [table for table in workspace.table_names if table in dataset.tables]
-    manifests = {table: read_manifest(workspace.filtered(table)) for table in tables}
+    manifests = {table: read_finished(workspace.filtered(table)) for table in tables}
     if not all(manifests.values()):
         return Outcome("images", dataset.name, "waiting", note="normalize and filter first")
     folder = workspace.index(dataset.name)
-    index = read_manifest(folder)
-    if not force and index and all(_is_covered(manifest) for manifest in manifests.values()):
+    index = read_finished(folder)
+    is_covered = all(_is_covered(manifest) for manifest in manifests.values())
+    if not force and index and is_covered and index.facts["root"] == workspace.image_root:
         return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
 
     tasks: list[UrlTask] = []
     for table in tables:
-        normalized = read_manifest(workspace.normalized(table))
+        normalized = read_finished(workspace.normalized(table))
         for shard in normalized.shards if normalized else ():
             for chunk in range(-(-(shard.rows or 0) // CHUNK_ROWS)):
                 tasks.append(
@@ -189,6 +196,7 @@ def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: boo
                         folder / chunk_name(table, shard.name, chunk),
                     )
                 )
+    stale = set() if force else _stale_chunks(tasks)
     return build_shards(
         "images",
         dataset.name,
@@ -200,7 +208,7 @@ def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: boo
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
-        is_stale=lambda task: bool(_missing_images(task)),
+        is_stale=lambda task: task.output.name in stale,
     )
 
 
@@ -209,37 +217,67 @@ def _is_covered(filtered: Manifest | None) -> bool:
     return filtered is not None and bool(filtered.facts["has_images"]) and not filtered.counts.get(NOT_FETCHED)
 
 
-def _missing_images(task: UrlTask) -> list[tuple[str, str]]:
-    """(image key, address) of the chunk's rows that pass the filter and are not in the index, in row order."""
-    from prep import sql
+def _passing_rows(task: UrlTask) -> str:
+    """SQL of the rows of a chunk's whole shard that pass the filter, or would if their image were there."""
+    columns = f"{ROW}, {IMAGE_KEY}, {URL}"
+    return (
+        f"(SELECT {columns} FROM {sql.parquet_files([task.filtered])} UNION ALL "
+        f"SELECT {columns} FROM {sql.parquet_files([task.dropped])} WHERE reason = '{NOT_FETCHED}')"
+    )
 
-    known = f"SELECT image_key FROM {sql.parquet_files([task.output])}"
-    if task.refetch or not task.output.is_file():
-        known = "SELECT NULL WHERE false"
-    query = f"""
-        SELECT image_key, any_value(url) FROM (
-            SELECT key, image_key, url FROM {sql.parquet_files([task.filtered])}
-            UNION ALL
-            SELECT key, image_key, url FROM {sql.parquet_files([task.dropped])} WHERE reason = '{NOT_FETCHED}'
+
+def _stale_chunks(tasks: Sequence[UrlTask]) -> set[str]:
+    """Index shards, of those there are, that lack an image which is wanted now; one query for a shard of samples."""
+    stale: set[str] = set()
+    by_shard: dict[Path, list[UrlTask]] = {}
+    for task in tasks:
+        if task.output.is_file():
+            by_shard.setdefault(task.filtered, []).append(task)
+    for present in by_shard.values():
+        known = sql.parquet_files([task.output for task in present])
+        query = (
+            f"SELECT DISTINCT {ROW} // {CHUNK_ROWS} FROM {_passing_rows(present[0])} "
+            f"WHERE {IMAGE_KEY} NOT IN (SELECT {IMAGE_KEY} FROM {known})"
         )
-        WHERE {sql.ROW} // {CHUNK_ROWS} = {task.chunk} AND image_key NOT IN ({known})
-        GROUP BY image_key ORDER BY min({sql.ROW})
-    """
+        with sql.connect(present[0].output) as connection:
+            lacking = {chunk for (chunk,) in connection.execute(query).fetchall()}
+        stale |= {task.output.name for task in present if task.chunk in lacking}
+    return stale
+
+
+def _missing_images(task: UrlTask, known: Sequence[IndexRow]) -> list[tuple[str, str]]:
+    """(image key, address) of the chunk's rows that pass the filter and are not known, in row order."""
+    first = task.chunk * CHUNK_ROWS
+    query = (
+        f"SELECT {IMAGE_KEY}, any_value({URL}) FROM {_passing_rows(task)} "
+        f"WHERE {ROW} BETWEEN {first} AND {first + CHUNK_ROWS - 1} GROUP BY {IMAGE_KEY} ORDER BY min({ROW})"
+    )
+    keys = {row.image_key for row in known}
     with sql.connect(task.output) as connection:
-        return connection.execute(query).fetchall()
+        return [(key, url) for key, url in connection.execute(query).fetchall() if key not in keys]
+
+
+def _known_images(task: UrlTask) -> list[IndexRow]:
+    """The chunk's index as it stands, unless its images are to be fetched anew or were kept elsewhere."""
+    from prep.images.index import IndexRow, read_index
+
+    if task.refetch or fingerprint_in(task.output) != task.fingerprint:
+        return []
+    return [IndexRow(**row) for row in read_index([task.output]).to_pylist()]
 
 
 def make_from_urls(task: UrlTask) -> None:
-    """Fetch and store the images that a chunk lacks, and write its shard of the index, old rows first.
+    """Fetch and store the images that a chunk lacks, and write its shard of the index.
 
     Raises:
         SourceError: none of at least `HOPELESS` addresses could be reached: that is this machine, not the images.
     """
     from prep.images.fetch import Fetched, fetch_all
-    from prep.images.index import IndexRow, read_index, store_image, write_index
+    from prep.images.index import IndexRow, store_image, write_index
     from prep.images.store import open_store
 
-    missing = _missing_images(task)
+    known = _known_images(task)
+    missing = _missing_images(task, known)
     store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
     rows: dict[int, IndexRow] = {}
 
@@ -258,8 +296,7 @@ def make_from_urls(task: UrlTask) -> None:
             f"{unreached[0].status} ({unreached[0].error}) for {unreached[0].source}",
             "Check the network and DNS of this machine, then run the same command.",
         )
-    old: list[IndexRow] = []
-    if task.output.is_file() and not task.refetch:
-        old = [IndexRow(**row) for row in read_index([task.output]).to_pylist()]
     store.sync()
-    write_index(task.output, [*old, *(rows[place] for place in sorted(rows))], task.fingerprint)
+    # By key, so that the bytes do not depend on which rows were fetched first.
+    in_order = sorted([*known, *rows.values()], key=lambda row: row.image_key)
+    write_index(task.output, in_order, task.fingerprint)

@@ -20,9 +20,9 @@ from prep.config import Dataset, GivenImages, Table, UrlImages
 from prep.datasets import SizeOf
 from prep.errors import DataError
 from prep.images.archives import archive_stem
-from prep.manifest import Shard, fingerprint, read_manifest
+from prep.manifest import Shard, fingerprint, read_finished
 from prep.readers import open_records
-from prep.schema import DROP_REASON, IMAGE_KEY, KEY, URL, Column
+from prep.schema import DROP_REASON, IMAGE_KEY, KEY, ROW, URL, Column
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
@@ -70,13 +70,13 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
         DataError: a part is not what the dataset's YAML says.
     """
     dataset, table = workspace.table(name)
-    raw = read_manifest(workspace.raw(dataset.name))
+    raw = read_finished(workspace.raw(dataset.name))
     if raw is None:
         return Outcome("normalize", name, "waiting", note="download first")
     index: tuple[Shard, ...] = ()
     index_folder = workspace.index(table.images_from or dataset.name)
     if table.records.function is not None:
-        manifest = read_manifest(index_folder)
+        manifest = read_finished(index_folder)
         if manifest is None:
             return Outcome("normalize", name, "waiting", note=f"images of {table.images_from or dataset.name} first")
         index = manifest.shards
@@ -101,7 +101,7 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
         tasks,
         make_samples,
         count_values,
-        facts={"dataset": dataset.name, "kind": table.kind},
+        facts={"dataset": dataset.name, "kind": table.kind, "parts": [task.part_name for task in tasks]},
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
@@ -188,7 +188,8 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
 
     declared = [f"WHEN ({predicate}) THEN {sql.text(reason)}" for reason, predicate in task.table.drop.items()]
     own = f"{DROP_REASON}, " if task.table.records.function else ""  # a dataset's own function gives reasons too
-    inner = f"SELECT _part || '#' || _row AS {KEY}, coalesce({own}{_case(declared)}) AS _declared, {listed} FROM {rows}"
+    declared_case = f"coalesce({own}{_case(declared)}) AS _declared"
+    inner = f"SELECT _part || '#' || _row AS {KEY}, _row AS {ROW}, {declared_case}, {listed} FROM {rows}"
     unusable = [
         f"WHEN {sql.name(name)} IS NOT NULL AND {value} IS NULL THEN {sql.text('bad_' + name)}"
         for name, value in columns.items()
@@ -200,7 +201,7 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
     ]
     values = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())
     reason = f"coalesce(_declared, {_case(missing + unusable)})"
-    return f"SELECT {KEY}, {values}, {reason} AS {DROP_REASON} FROM ({inner})"
+    return f"SELECT {KEY}, {ROW}, {values}, {reason} AS {DROP_REASON} FROM ({inner})"
 
 
 def _published_values(task: NormalizeTask) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> S
         return None
     if known is not None and known.task == task.fingerprint:
         return known if task.outputs[-1].stat().st_size == known.size_bytes else None
-    if any(_fingerprint_in(output) != task.fingerprint for output in task.outputs):
+    if any(fingerprint_in(output) != task.fingerprint for output in task.outputs):
         return None
     return _describe(task, count)
 
@@ -162,7 +162,7 @@ def _describe(task: TaskT, count: Count[TaskT] | None) -> Shard:
     return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), counts)
 
 
-def _fingerprint_in(path: Path) -> str | None:
+def fingerprint_in(path: Path) -> str | None:
     """The fingerprint a parquet file carries; None for one that is not ours or not readable."""
     import pyarrow as pa
     import pyarrow.parquet as pq

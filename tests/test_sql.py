@@ -1,0 +1,50 @@
+"""DuckDB as the stages use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prep import sql
+from prep.engine import run_tasks
+from prep.errors import DataError
+
+
+def settings_in(output: Path) -> dict[str, str]:
+    with sql.connect(output) as connection:
+        return dict(connection.execute("SELECT name, value FROM duckdb_settings()").fetchall())
+
+
+def test_connections_of_workers_are_single_threaded_quiet_and_bounded(tmp_path: Path) -> None:
+    [settings] = run_tasks(settings_in, [tmp_path / "shard.parquet"], workers=2)
+    assert settings["threads"] == "1"
+    assert settings["enable_progress_bar"] == "false"
+    assert settings["autoinstall_known_extensions"] == "false"
+    assert settings["temp_directory"] == str(tmp_path / ".shard.parquet.spill")
+
+
+def test_a_join_keeps_the_order_of_the_samples(tmp_path: Path) -> None:
+    """Also where the facts are the larger side, which DuckDB would rather stream."""
+    pq.write_table(pa.table({"key": [7, 3, 9, 1], "row": [0, 1, 2, 3]}), tmp_path / "samples.parquet")
+    pq.write_table(pa.table({"key": list(range(10_000))}), tmp_path / "facts.parquet")
+    samples, facts = (sql.parquet_files([tmp_path / f"{name}.parquet"]) for name in ("samples", "facts"))
+    with sql.connect() as connection:
+        rows = connection.execute(f"SELECT row FROM {samples} LEFT JOIN {facts} USING (key)").fetchall()
+    assert rows == [(0,), (1,), (2,), (3,)]
+
+
+def test_literals_and_names_are_quoted() -> None:
+    assert (sql.text("it's"), sql.name('a"b')) == ("'it''s'", '"a""b"')
+
+
+def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "shard.parquet"
+    with sql.connect(target) as connection:
+        with pytest.raises(DataError, match="the samples: .*not a number"), sql.data_errors("the samples"):
+            sql.copy_to_parquet(connection, "SELECT CAST('not a number' AS INTEGER) AS x", target, {})
+        assert list(tmp_path.iterdir()) == []
+        assert sql.copy_to_parquet(connection, "SELECT 1 AS x", target, {sql.TASK_KEY: "it's"}) == 1
+    assert pq.read_metadata(target).metadata[sql.TASK_KEY.encode()] == b"it's"
