@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -169,12 +172,10 @@ def test_every_yaml_loads(page: Path, tmp_path: Path) -> None:
             load(model, path)
             if isinstance(entries := yaml.safe_load(body).get("entries"), list):
                 tables = {entry["table"] for entry in entries}
-                written = {dataset["name"] for page in PAGES for dataset in map(yaml.safe_load, _datasets(page))}
+                written = {
+                    dataset["name"] for page in PAGES for dataset in map(yaml.safe_load, blocks(page, "yaml dataset"))
+                }
                 assert tables <= {name for known in Catalogue().datasets() for name in known.tables} | written
-
-
-def _datasets(page: Path) -> Iterator[str]:
-    return blocks(page, "yaml dataset")
 
 
 # -- the format ------------------------------------------------------------------------------------------------
@@ -203,13 +204,6 @@ def test_data_format_has_exactly_the_columns() -> None:
     for name, kind in KINDS.items():
         assert [row[2].strip() == "yes" for row in rows[name]] == [column.required for column in kind.columns]
         assert f"`{lavida_o.FUNCTION_OF_KIND[name]}`" in section(DOCS / "data-format.md", f"### {name}")
-
-
-def test_data_format_has_the_columns_of_every_table() -> None:
-    cells = first_cells(section(DOCS / "data-format.md", "### normalized"))
-    assert {*spans("\n".join(cells))} == {*OWN_COLUMNS, "s3_path", "extra"} - {"s3_path"}
-    told = set(spans(section(DOCS / "data-format.md", "### filtered")))
-    assert {schema.KEY, schema.ROW, schema.IMAGE_KEY, schema.URL} <= told
 
 
 def _marked_tables(mark: str) -> dict[str, str]:
@@ -381,31 +375,60 @@ def test_own_data_in_four_commands_writes_the_entry_shown(tmp_path: Path) -> Non
     assert written == yaml.safe_load(shown.replace("/data/mixture", str(tmp_path)))
 
 
-def test_six_lines_make_a_dataset(tmp_path: Path) -> None:
-    text = next(_datasets(ROOT / "README.md"))
-    assert len(text.splitlines()) == 6
-    assert text == next(_datasets(DOCS / "adding-a-dataset.md"))
-    collection, root = tmp_path / "street-signs", tmp_path / "workspace"
+@pytest.fixture(scope="module")
+def six_lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace with the README's dataset of six lines, and what `prep run` printed in it."""
+    folder = tmp_path_factory.mktemp("six_lines")
+    collection, root = folder / "street-signs", folder / "workspace"
     collection.mkdir()
-    rows = [{"file": f"{side}.png", "text": f"A sign of {side}", "w": side, "h": 600} for side in (511, 512)]
-    for row in rows:
-        Image.new("RGB", (int(str(row["w"])), 600)).save(collection / str(row["file"]))
-    _write_parquet(collection / "part-0.parquet", rows)
-    root.mkdir()
+    sides = (511, 512)
+    for side in sides:
+        Image.new("RGB", (side, 600)).save(collection / f"{side}.png")
+    rows = [{"file": f"{side}.png", "text": f"A sign of {side}", "w": side, "h": 600} for side in sides]
+    pq.write_table(pa.Table.from_pylist(rows), collection / "part-0.parquet")
+    (root / "datasets").mkdir(parents=True)
     assert run_prep(root, "init").returncode == 0
-    (root / "datasets").mkdir()
+    text = next(blocks(ROOT / "README.md", "yaml dataset"))
     (root / "datasets" / "street-signs.yaml").write_text(text.replace("/data/street-signs", str(collection)))
-    entries = re.search(r"`(entries: \[.*?\])`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    entries = re.search(r"`(entries: \[.*?\])`", prose(ROOT / "README.md"))
     assert entries
     (root / "recipe.yaml").write_text(f"name: mixture\n{entries[1]}\n")
     done = run_prep(root, "run")
     assert done.returncode == 0, done.stderr
-    assert "filter    street-signs      1 kept, 1 dropped: 1 min_size" in done.stdout
-    assert done.stdout.endswith("Training would start: nothing found.\n")
+    return root, done.stdout
 
 
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def test_six_lines_make_a_dataset(six_lines: tuple[Path, str]) -> None:
+    text = next(blocks(ROOT / "README.md", "yaml dataset"))
+    assert len(text.splitlines()) == 6
+    assert text == next(blocks(DOCS / "adding-a-dataset.md", "yaml dataset"))
+    assert "filter    street-signs      1 kept, 1 dropped: 1 min_size" in six_lines[1]
+    assert six_lines[1].endswith("Training would start: nothing found.\n")
 
-    pq.write_table(pa.Table.from_pylist(rows), path)
+
+def test_tables_and_manifests_are_as_documented(six_lines: tuple[Path, str]) -> None:
+    page, root = DOCS / "data-format.md", six_lines[0]
+    of_kind = {column.name for column in KINDS["text-to-image"].columns}
+    own = [name for cell in first_cells(section(page, "### normalized")) for name in spans(cell) if name != "extra"]
+    shard = "street-signs.parquet/shard-00000.parquet"
+    written = [name for name in pq.read_schema(root / "normalized" / shard).names if name not in of_kind]
+    assert written == [name for name in own if name != "url"]
+    kept = [name for name in pq.read_schema(root / "filtered" / shard).names if name not in of_kind]
+    assert kept == written[:-1]
+    assert all(f"`{name}`" in section(page, "### filtered") for name in kept)
+    dropped = pq.read_schema(root / "dropped" / shard).names
+    assert {*dropped} == {*written[:-1], "reason"} | of_kind
+    _assert_manifests_are_documented(page, root)
+
+
+def _assert_manifests_are_documented(page: Path, root: Path) -> None:
+    text = section(page, "### Manifests")
+    facts = {
+        row.split("|")[1].strip(" `"): spans(row.split("|")[2]) for row in text.splitlines() if row.count("|") == 3
+    }
+    for path in root.glob("*/*/_manifest.json"):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        told = [name for name in facts[manifest["stage"]] if name not in ("repo", "revision")]
+        assert [*manifest["facts"]] == told, path
+        keys = {name for cell in first_cells(text) for name in spans(cell)}
+        assert {*manifest, *manifest["shards"][0]} <= keys
