@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -339,12 +341,13 @@ def run_result(
 def demo_end(workspace: Workspace, seconds: float) -> None:
     """What to look at after a demo, and what to type next."""
     print(f"\nThe demo took {seconds:.0f} s. The YAML is {workspace.training_yaml}")
+    prep = "prep" if shutil.which("prep") else str(Path(sys.argv[0]).absolute())
     talk(
         f"""
 Next, in the demo's workspace:
   cd {workspace.root}
-  prep status
-  prep filter coyo-700m --aes-cutoff 6 && prep emit-yaml --force && prep check
+  {prep} status
+  {prep} filter coyo-700m --aes-cutoff 6 && {prep} emit-yaml --force && {prep} check
 And for real:
-  mkdir my-mixture && cd my-mixture && prep init lavida-o-start && prep download --dry-run"""
+  mkdir my-mixture && cd my-mixture && {prep} init lavida-o-start && {prep} download --dry-run"""
     )

@@ -231,7 +231,7 @@ def _reason(task: FilterTask) -> str:
             branches.append(f"WHEN {HEIGHT} IS NULL OR {WIDTH} IS NULL THEN 'no_size'")
         branches.append(f"WHEN least({HEIGHT}, {WIDTH}) < {rules.min_size} THEN 'min_size'")
     if rules.where is not None:
-        branches.append(f"WHEN NOT coalesce(({rules.where}), false) THEN 'where'")
+        branches.append(f"WHEN NOT coalesce(({rules.where}\n), false) THEN 'where'")  # it may end in a comment
     if task.images == "url" and task.index is not None:
         branches.append(f"WHEN image_status IS NULL THEN '{NOT_FETCHED}'")
     return f"CASE {' '.join(branches)} END"
