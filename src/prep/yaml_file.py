@@ -16,6 +16,7 @@ Pair = tuple[yaml.Node, yaml.Node]
 
 MAX_VALUES = 100_000  # in one file, aliases counted as often as they are used; no configuration comes near
 _MERGE = "tag:yaml.org,2002:merge"
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass
@@ -111,6 +112,8 @@ def _count_values(node: yaml.Node, counted: dict[int, float]) -> float:
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, at: KeyPath, parsed: YamlFile) -> Any:
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+        raise yaml.MarkedYAMLError(problem=f"no place for the tag {node.tag!r}", problem_mark=node.start_mark)
     if isinstance(node, yaml.MappingNode):
         first_lines: dict[str, int] = {}
         mapping: dict[Any, Any] = {}
@@ -159,7 +162,7 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     if not isinstance(node, yaml.ScalarNode):
         raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=node.start_mark)
     try:
-        return loader.construct_object(node)
-    except (ValueError, KeyError, AttributeError) as error:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, LookupError, AttributeError) as error:
         problem = f"{node.value[:60]!r} is not a value; in quotes it is text"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
