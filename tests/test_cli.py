@@ -21,6 +21,11 @@ from worlds import QUICK_PREP, environment, make_workspace, prep, prep_json, sna
 
 BLIP = {"name": "blip", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
 COYO = {"name": "coyo", "entries": [{"table": "coyo-700m", "aes_cutoff": 5.67}]}
+GIVEN = """name: mine
+source: {kind: local, path: /x}
+images: {kind: given}
+tables:
+  mine: {kind: text-to-image, records: {format: csv, parts: "*"}, """
 GATED = {"name": "gated", "entries": [{"table": "laion-2b"}]}
 
 
@@ -114,6 +119,8 @@ def test_wrong_in_a_workspace(arguments: list[str], code: int, words: str, blip:
         ("prep.lock", "{", "prep.lock: not a lock file"),
         ("datasets/mine.yaml", "name: yours\nsource: {kind: local, path: /x}\n", "named 'yours', its file 'mine'"),
         ("datasets/mine.yaml", "name: mine\nsource: {kind: torrent}\n", "mine.yaml:2"),
+        ("datasets/mine.yaml", GIVEN + "select: {caption: c}}\n", "images are given, so select needs 's3_path'"),
+        ("datasets/mine.yaml", GIVEN + "select: {s3_path: p, caption: c}, extra: {row: c}}\n", "extra has 'row'"),
     ],
 )
 def test_configuration_errors_name_file_and_line(file: str, text: str, words: str, blip: Path) -> None:
@@ -181,7 +188,7 @@ def test_a_check_with_errors_exits_1(blip: Path, world: World) -> None:
     assert prep(blip, "run", world=world).returncode == 0
     next((blip / "images/blip3o-60k/dalle3").glob("*")).unlink()
     done = prep(blip, "check", "--images", "all")
-    assert done.returncode == 1 and "dalle3" in done.stdout
+    assert (done.returncode, done.stderr) == (1, "") and "dalle3" in done.stdout
 
 
 # -- what the machine does wrong ---------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from prep.stages.download import download
 from prep.stages.emit_yaml import emit_yaml
 from prep.stages.filter import filter_table
 from prep.stages.normalize import normalize
-from prep.workspace import Workspace
+from prep.workspace import RulesFile, Workspace
 from worlds import prep
 
 progress.use(progress.no_bar)
@@ -142,7 +142,7 @@ def test_kept_rows_are_those_the_rules_say_and_the_loader_draws(
     assert list(kept["s3_path"]) == list(frame["s3_path"][keep])
     assert outcome.manifest.rows + sum(outcome.manifest.counts.values()) == len(rows)
     if len(kept):
-        workspace.keep_rules(Rules(aes_cutoff=cutoff, min_size=min_size), [])
+        workspace.remember_rules(RulesFile(all=Rules(aes_cutoff=cutoff, min_size=min_size)))
         drawn = contract_loader.load_entry(emitted(workspace))
         assert list(drawn["s3_path"]) == list(kept["s3_path"])
 
@@ -223,6 +223,33 @@ def test_a_changed_file_is_taken_again_and_a_folder_of_parquet_is_one_dataset(tm
     assert list(pd.read_parquet(workspace.filtered("mine"))["s3_path"]) == ["/0.jpg", "/new.jpg", "/2.jpg"]
 
 
+def test_columns_that_are_nobodys_are_there_for_where(tmp_path: Path) -> None:
+    data = write_csv(
+        tmp_path / "mine.csv", "s3_path,caption,Sharpness,row,reason", "/1.jpg,one,0.2,x,y", "/2.jpg,two,0.9,x,y"
+    )
+    workspace = own_workspace(tmp_path / "w", data)
+    filter_table(workspace, "mine", rules=Rules(where="sharpness > 0.5"))
+    assert list(pd.read_parquet(workspace.filtered("mine"))["s3_path"]) == ["/2.jpg"]
+
+
+def test_data_around_the_workspace_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"s3_path": ["/1.jpg"], "caption": ["one"]}), tmp_path / "part.parquet")
+    with pytest.raises(UsageError, match="contains this workspace"):
+        own_workspace(tmp_path / "w", tmp_path)
+
+
+def test_rules_of_the_command_line_are_kept_for_whom_they_were_given() -> None:
+    kept = RulesFile().with_rules(Rules(aes_cutoff=6), []).with_rules(Rules(min_size=512), ["a"])
+    kept = kept.with_rules(Rules(aes_cutoff=5.5), ["a", "b"])
+    assert kept == RulesFile(
+        all=Rules(aes_cutoff=6),
+        tables={"a": Rules(aes_cutoff=5.5, min_size=512), "b": Rules(aes_cutoff=5.5)},
+    )
+    assert kept.with_rules(Rules(), ["a"], reset=True).tables == {"b": Rules(aes_cutoff=5.5)}
+    assert kept.with_rules(Rules(min_size=1), ["a"], reset=True).tables["a"] == Rules(min_size=1)
+    assert kept.with_rules(Rules(), [], reset=True) == RulesFile()
+
+
 # -- the training YAML -------------------------------------------------------------------------------------------
 
 
@@ -257,7 +284,7 @@ def test_a_yaml_that_is_there_is_not_clobbered(filtered: Workspace) -> None:
     assert path.read_text() != edited
 
     filter_table(filtered, "mine", rules=Rules(aes_cutoff=6.5))
-    filtered.keep_rules(Rules(aes_cutoff=6.5), [])
+    filtered.remember_rules(RulesFile(all=Rules(aes_cutoff=6.5)))
     with pytest.raises(UsageError, match="as prep wrote it"):
         emit_yaml(filtered)
     assert emit_yaml(filtered, replace_own=True).state == "done"
@@ -284,7 +311,7 @@ def test_nothing_left_and_stale_rules_are_told_before_training(filtered: Workspa
     filter_table(filtered, "mine", rules=Rules(aes_cutoff=9))
     with pytest.raises(DataError, match="rules of table mine changed"):
         emit_yaml(filtered)
-    filtered.keep_rules(Rules(aes_cutoff=9), [])
+    filtered.remember_rules(RulesFile(all=Rules(aes_cutoff=9)))
     with pytest.raises(DataError, match="left no row of table mine \\(3 aes_cutoff\\)"):
         emit_yaml(filtered)
     assert not filtered.training_yaml.exists()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import contract_loader
 import pandas as pd
-from conftest import S3Server
-from worlds import make_workspace, prep
 
+import contract_loader
+from conftest import S3Server
 from prep.publishers import World
+from worlds import make_workspace, prep
 
 RECIPE = {"name": "on-s3", "entries": [{"table": "blip3o-60k", "min_size": 512}, {"table": "coyo-700m"}]}
 

@@ -14,7 +14,7 @@ from prep import sql
 from prep.config import Dataset, load, nearest
 from prep.errors import DataError, UsageError
 from prep.files import write_text
-from prep.schema import TEXT_TO_IMAGE, URL, Kind
+from prep.schema import RESERVED, TEXT_TO_IMAGE, URL, Kind
 from prep.workspace import Workspace
 from prep.yaml_edit import append_items, read_exact
 
@@ -64,9 +64,11 @@ def add_file(
             f"a dataset called {name!r} is there already",
             "Give another name with --name" + (", or replace it with --force." if path.exists() else "."),
         )
+    if data.resolve() in (workspace.root, *workspace.root.parents):
+        raise UsageError(f"{data} contains this workspace", "Name a file, or a folder of the data alone.")
     columns = _columns(data, format_)
     chosen = _choose(columns, dict(mapping or {}), kind, data)
-    text = yaml.safe_dump(_dataset(name, data, format_, chosen, kind), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_dataset(name, data, format_, columns, chosen, kind), sort_keys=False, allow_unicode=True)
     added = Added(name, path, text, chosen)
     if not dry_run:
         write_text(path, text)
@@ -129,13 +131,21 @@ def _choose(columns: list[str], mapping: dict[str, str], kind: Kind, data: Path)
     return chosen
 
 
-def _dataset(name: str, data: Path, format_: str, chosen: dict[str, str], kind: Kind) -> dict[str, Any]:
+def _dataset(
+    name: str, data: Path, format_: str, columns: list[str], chosen: dict[str, str], kind: Kind
+) -> dict[str, Any]:
+    """The dataset's YAML as plain values; columns that are nobody's are kept for `where`."""
     glob = "*.parquet" if data.is_dir() else "*"
     table: dict[str, Any] = {
         "kind": kind.name,
         "records": {"format": format_, "parts": glob},
         "select": {target: sql.name(column) for target, column in chosen.items()},
     }
+    taken = {
+        *(column.lower() for column in chosen.values()),
+        *(name.lower() for name in (*kind.column_names, *RESERVED)),
+    }
+    table["extra"] = {column: sql.name(column) for column in columns if column.lower() not in taken}
     if kind.image_path in chosen:
         path = sql.name(chosen[kind.image_path])
         table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '^https?://')"}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prep.errors import ConfigError
-from prep.schema import KINDS, Kind
+from prep.schema import KINDS, RESERVED, Kind
 from prep.yaml_file import YamlFile, read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
@@ -76,7 +76,7 @@ Source = Annotated[HuggingFaceSource | HttpSource | LocalSource | ManualSource, 
 
 
 class Expected(Model):
-    """What the publisher says the dataset holds; a difference is reported, not enforced."""
+    """What the publisher says the dataset holds: another number of parts is reported; records are for planning."""
 
     parts: int | None = None
     records: int | None = None
@@ -159,7 +159,7 @@ class Table(Model):
         kind: a name in `prep.schema.KINDS`.
         records: where its records come from.
         images_from: the dataset whose image index it joins; by default its own.
-        image: SQL for the image key; by default the url (hashed), the WebDataset key, or the given path.
+        image: SQL for the image key, where images come out of archives; addresses and given paths need none.
         select: the kind's columns, each an SQL expression over the records.
         extra: more columns kept for `where`; not written for the trainer.
         drop: reason -> SQL predicate; rows for which it is true are dropped with that reason.
@@ -186,6 +186,9 @@ class Table(Model):
                     f"select has {column!r}, which {self.kind} samples do not have"
                     f"{nearest(column, kind.column_names)}; columns for `where` alone go under `extra`"
                 )
+        for column in self.extra:
+            if column in RESERVED or kind.column(column):
+                raise ValueError(f"extra has {column!r}, which samples have anyway; give it another name")
         return self
 
     @property
@@ -208,11 +211,16 @@ class Dataset(Model):
     tables: dict[Name, Table] = {}
     notes: str = ""
 
-    @property
-    def image_datasets(self) -> tuple[str, ...]:
-        """Other datasets whose images its tables use."""
-        others = {table.images_from for table in self.tables.values() if table.images_from}
-        return tuple(sorted(others - {self.name}))
+    @model_validator(mode="after")
+    def _tables_name_their_images(self) -> Dataset:
+        for name, table in self.tables.items():
+            own = self.images if table.images_from is None else None
+            path = table.shape.image_path
+            if isinstance(own, GivenImages) and path not in table.select:
+                raise ValueError(f"table {name}: images are given, so select needs {path!r}")
+            if not isinstance(own, GivenImages | UrlImages) and table.image is None:
+                raise ValueError(f"table {name}: `image` has to say which image a record belongs to")
+        return self
 
 
 class Entry(Model):
@@ -370,12 +378,7 @@ class Catalogue:
             ConfigError: no such dataset (the nearest name is suggested), or its YAML is wrong.
         """
         if name not in self._loaded:
-            path = next((p for folder in self._dataset_folders if (p := folder / f"{name}.yaml").is_file()), None)
-            if path is None or "/" in name:
-                raise ConfigError(
-                    f"no dataset is called {name!r}{nearest(name, self.dataset_names())}",
-                    "`prep datasets` lists them all.",
-                )
+            path = self.dataset_path(name)
             dataset = load(Dataset, path)
             if dataset.name != name:
                 raise ConfigError(
@@ -385,6 +388,20 @@ class Catalogue:
             self._loaded[name] = dataset
         return self._loaded[name]
 
+    def dataset_path(self, name: str) -> Path:
+        """The YAML of the dataset called `name`.
+
+        Raises:
+            ConfigError: no such dataset (the nearest name is suggested).
+        """
+        path = next((p for folder in self._dataset_folders if (p := folder / f"{name}.yaml").is_file()), None)
+        if path is None or "/" in name:
+            raise ConfigError(
+                f"no dataset is called {name!r}{nearest(name, self.dataset_names())}",
+                "`prep datasets` lists them all.",
+            )
+        return path
+
     def datasets(self) -> list[Dataset]:
         """All datasets, by name."""
         return [self.dataset(name) for name in self.dataset_names()]
@@ -393,9 +410,16 @@ class Catalogue:
         """The dataset that `table` is made from.
 
         Raises:
-            ConfigError: no dataset has such a table.
+            ConfigError: no dataset has such a table, or two have.
         """
-        tables = {name: dataset for dataset in self.datasets() for name in dataset.tables}
+        tables: dict[str, Dataset] = {}
+        for dataset in self.datasets():
+            for name in dataset.tables:
+                if tables.setdefault(name, dataset) is not dataset:
+                    raise ConfigError(
+                        f"datasets {tables[name].name!r} and {dataset.name!r} both have a table {name!r}",
+                        "Give one of the tables another name.",
+                    )
         if table not in tables:
             raise ConfigError(
                 f"no dataset has a table {table!r}{nearest(table, tables)}",

@@ -22,6 +22,9 @@ ROW = "row"  # the record's place in its part, from 0; shards are in this order
 IMAGE_KEY = "image_key"  # joins a sample to the image index
 URL = "url"  # where the image is, for datasets of addresses
 DROP_REASON = "drop_reason"  # why normalize found the row unusable; null for a good row
+REASON = "reason"  # of a dropped row: why
+IMAGE_STATUS = "image_status"  # of a row's image, while filter judges it
+RESERVED = (KEY, ROW, IMAGE_KEY, URL, DROP_REASON, REASON, IMAGE_STATUS)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,20 @@ class RulesFile(Model):
     all: Rules = Rules()
     tables: dict[str, Rules] = {}
 
+    def with_rules(self, rules: Rules, tables: Sequence[str], *, reset: bool = False) -> RulesFile:
+        """These, with `rules` added for `tables`, or (where none is named) for all.
+
+        Args:
+            reset: forget first what was remembered for those.
+        """
+        if not tables:
+            before = RulesFile() if reset else self
+            return RulesFile(all=rules.over(before.all), tables=before.tables)
+        kept = {table: old for table, old in self.tables.items() if not (reset and table in tables)}
+        if rules != Rules():
+            kept |= {table: rules.over(kept.get(table, Rules())) for table in tables}
+        return RulesFile(all=self.all, tables=kept)
+
 
 class Workspace:
     """One workspace, opened.
@@ -66,7 +80,7 @@ class Workspace:
         self.root = root.resolve()
         self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
         self.catalogue = Catalogue(self.root)
-        self._given_rules()  # a mistake in rules.yaml is better told now than after a download
+        self.given_rules()  # a mistake in rules.yaml is better told now than after a download
 
     @classmethod
     def find(cls, start: Path) -> Workspace:
@@ -125,8 +139,8 @@ class Workspace:
         found: dict[str, Dataset] = {}
         for table in self.table_names:
             dataset = self.catalogue.dataset_of_table(table)
-            for other in dataset.image_datasets:
-                found.setdefault(other, self.catalogue.dataset(other))
+            if images_from := dataset.tables[table].images_from:
+                found.setdefault(images_from, self.catalogue.dataset(images_from))
             found.setdefault(dataset.name, dataset)
         return tuple(found.values())
 
@@ -187,35 +201,29 @@ class Workspace:
 
     # -- rules -------------------------------------------------------------------------------------------------
 
-    def rules(self, table: str, *, recipe_only: bool = False) -> Rules:
+    def rules(self, table: str, given: RulesFile | None = None) -> Rules:
         """The filter rules of `table`: the dataset's, under the recipe's, under the command line's.
 
         Args:
-            recipe_only: leave out what was given on the command line.
+            given: the command line's; by default those remembered.
         """
+        given = self.given_rules() if given is None else given
         _, definition = self.table(table)
         entry = next((entry.rules for entry in self.recipe.entries if entry.table == table), Rules())
-        given = RulesFile() if recipe_only else self._given_rules()
-        own = given.tables.get(table, Rules())
-        return own.over(given.all).over(entry).over(definition.filter)
+        return given.tables.get(table, Rules()).over(given.all).over(entry).over(definition.filter)
 
-    def keep_rules(self, rules: Rules, tables: Sequence[str]) -> None:
-        """Remember rules from the command line, for `tables` or (if empty) for all tables."""
-        given = self._given_rules()
-        kept = dict(given.tables)
-        for table in tables:
-            kept[table] = rules.over(kept.get(table, Rules()))
-        everywhere = given.all if tables else rules.over(given.all)
-        data = RulesFile(all=everywhere, tables=kept).model_dump(exclude_none=True, exclude_defaults=True)
-        write_text(self.root / RULES_NAME, _RULES_TEXT + yaml.safe_dump(data, allow_unicode=True))
-
-    def forget_rules(self) -> None:
-        """Go back to the recipe's rules."""
-        (self.root / RULES_NAME).unlink(missing_ok=True)
-
-    def _given_rules(self) -> RulesFile:
+    def given_rules(self) -> RulesFile:
+        """Rules from the command line that are remembered."""
         path = self.root / RULES_NAME
         return load(RulesFile, path) if path.exists() else RulesFile()
+
+    def remember_rules(self, given: RulesFile) -> None:
+        """Apply `given` in later runs too."""
+        data = given.model_dump(exclude_none=True, exclude_defaults=True)
+        if data:
+            write_text(self.root / RULES_NAME, _RULES_TEXT + yaml.safe_dump(data, allow_unicode=True))
+        else:
+            (self.root / RULES_NAME).unlink(missing_ok=True)
 
     # -- where things are --------------------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ def datasets(
     if name is None:
         show.datasets(catalogue, as_json)
     else:
-        show.dataset(catalogue.dataset(name), as_json)
+        show.dataset(catalogue.dataset(name), catalogue.dataset_path(name), as_json)
 
 
 @command("add")
@@ -252,18 +252,15 @@ def filter_(
     workspace = _workspace()
     tables = workspace.select_tables(names or [])
     given = _checked(Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where)
-    rules = {table: given.over(workspace.rules(table, recipe_only=reset)) for table in tables}
+    remembered = workspace.given_rules().with_rules(given, tables if names else [], reset=reset)
 
     def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
-        return filter_table(workspace, table, rules=rules[table], **options)
+        return filter_table(workspace, table, rules=workspace.rules(table, remembered), **options)
 
     def keep() -> None:
         for table in tables:  # a `where` that cannot be asked must not be remembered
             stage(workspace, table, dry_run=True)
-        if reset:
-            workspace.forget_rules()
-        if given != Rules():
-            workspace.keep_rules(given, tables if names else [])
+        workspace.remember_rules(remembered)
 
     _run_stage(workspace, stage, tables, as_json, before=keep, force=force, dry_run=dry_run)
 
@@ -297,7 +294,7 @@ def emit_yaml_(
         emission = emit_yaml(
             workspace, output=output, append=append, remap=pairs, partial=partial, force=force, dry_run=dry_run
         )
-        show.emission(emission, as_json)
+        show.emission(emission, workspace, dry_run, as_json)
 
 
 @command("check")
@@ -402,7 +399,7 @@ def _run_stage(
         raise UsageError(
             f"{outcomes[0].stage} has nothing to work on yet: {outcomes[0].note}", "`prep run` does all in order."
         )
-    show.next_step(outcomes, as_json)
+    show.next_step(workspace, outcomes, as_json)
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
@@ -410,7 +407,8 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
     left, equals, right = text.partition("=")
     if not (left and equals and right):
-        raise UsageError(f"{option} {text}: must be two words with = between", f"For example {option} caption=text.")
+        example = {"--map": "caption=text", "--remap": "/here/mixture=/there/mixture"}[option]
+        raise UsageError(f"{option} {text}: must be two words with = between", f"For example {option} {example}.")
     return left, right
 
 

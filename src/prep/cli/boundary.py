@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import typer
+
 from prep.errors import PrepError
 
 _NEXT_STEPS = {
@@ -34,6 +36,8 @@ def boundary(debug: bool) -> Iterator[None]:
     """
     try:
         yield
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         _say("Interrupted. Nothing is lost: run the same command to go on.")
         _leave(130)

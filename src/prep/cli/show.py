@@ -122,14 +122,15 @@ def datasets(catalogue: Catalogue, as_json: bool) -> None:
     _print(table)
 
 
-def dataset(dataset: Dataset, as_json: bool) -> None:
-    """One dataset, in full."""
+def dataset(dataset: Dataset, path: Path, as_json: bool) -> None:
+    """One dataset, in full, and the file that says it."""
     data = dataset.model_dump(mode="json", exclude_defaults=True)
     if as_json:
         _json(data)
         return
     import yaml
 
+    print(f"# {path}")
     print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
@@ -194,7 +195,7 @@ def _describe(outcome: Outcome) -> str:
 def _result(stage: str, manifest: Any) -> str:
     """What a finished stage holds, in a few words."""
     if stage == "download":
-        return f"{len(manifest.shards)} parts, {size(manifest.size_bytes)}"
+        return f"{_number(len(manifest.shards), 'part')}, {size(manifest.size_bytes)}"
     if stage == "images":
         failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
         return f"{manifest.counts.get('ok', 0):,} images" + (f"; missing: {_counts(failed)}" if failed else "")
@@ -209,6 +210,10 @@ def _counts(counts: dict[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     shown = ", ".join(f"{count:,} {name}" for name, count in ordered[:5])
     return shown + (f", {sum(count for _, count in ordered[5:]):,} more" if len(ordered) > 5 else "")
+
+
+def _number(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def size(size_bytes: float) -> str:
@@ -228,7 +233,7 @@ _NEXT = {
 }
 
 
-def next_step(outcomes: Sequence[Outcome], as_json: bool) -> None:
+def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """The command that usually follows."""
     if as_json or not outcomes:
         return
@@ -244,6 +249,8 @@ def next_step(outcomes: Sequence[Outcome], as_json: bool) -> None:
         for outcome in outcomes
     ):
         talk("Next: prep filter, which now judges what was really fetched")
+    elif stage == "filter" and workspace.training_yaml.exists():
+        talk(f"Next: prep emit-yaml --force, which replaces {workspace.training_yaml}")
     else:
         talk(f"Next: {_NEXT[stage]}")
 
@@ -281,25 +288,21 @@ def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> 
 # -- the trainer's YAML --------------------------------------------------------------------------------------
 
 
-def emission(emission: Emission, as_json: bool) -> None:
+def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: bool) -> None:
     """The YAML that was, or would be, written."""
     if as_json:
         _json(emission.as_json())
         return
     for note in emission.notes:
         talk(f"Note: {note}")
-    for name, reason in emission.left_out.items():
-        talk(f"Left out: {name} ({reason})")
-    if emission.state == "planned":
+    for table, reason in emission.left_out.items():
+        talk(f"Left out: {table} ({reason})")
+    if dry_run:
         print(emission.text, end="")
         return
     state = "is up to date" if emission.state == "up to date" else "written"
-    print(f"{emission.path} {state}: {_entries(emission)}")
-    talk("Next: prep check" + ("" if emission.path.parent.name == "training" else f" {emission.path}"))
-
-
-def _entries(emission: Emission) -> str:
-    return "1 entry" if len(emission.entries) == 1 else f"{len(emission.entries)} entries"
+    print(f"{emission.path} {state}: {_number(len(emission.entries), 'entry', 'entries')}")
+    talk("Next: prep check" + ("" if emission.path == workspace.training_yaml else f" {emission.path}"))
 
 
 def check(report: CheckReport, as_json: bool) -> None:
@@ -326,6 +329,8 @@ def run_result(
         _json(data)
         return
     if emission is None:
+        if all(outcome.state == "up to date" for outcome in outcomes):
+            print("Nothing to do: everything is up to date.")
         return
     if report is None:
         print("Nothing to do: everything is up to date.")
@@ -334,7 +339,7 @@ def run_result(
         talk("Next: prep check")
         return
     kept_table(outcomes)
-    print(f"\n{emission.path}: {_entries(emission)}\n")
+    print(f"\n{emission.path}: {_number(len(emission.entries), 'entry', 'entries')}\n")
     check(report, as_json)
 
 

@@ -14,13 +14,17 @@ def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listi
     """The file, or the files of the folder that match; a changed size or modification time makes a new version.
 
     Raises:
-        SourceError: there is nothing at the path.
+        SourceError: there is nothing at the path, or the workspace itself is below it.
     """
     root = Path(source.path).expanduser()
     if root.is_file():
         return Listing((part_of(root, root.name),))
     if not root.is_dir():
         raise SourceError(f"{root} is neither a file nor a folder", "Mend the path in the dataset's `source`.")
+    if root.resolve() in folder.resolve().parents:
+        raise SourceError(
+            f"{root} contains this workspace, whose own files would be taken too", "Name a folder of the data alone."
+        )
     paths = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
     return Listing(tuple(part_of(paths[name], name) for name in matching(paths, source.include)))
 

@@ -35,7 +35,7 @@ class Emission:
         text: all of it.
         state: `done`, `up to date` or `planned`.
         entries: the entries in it that come from this workspace.
-        left_out: entry -> why it is not in it (only with `partial`).
+        left_out: table -> why it is not in it (only with `partial`).
         notes: what a person should know.
     """
 
@@ -94,7 +94,7 @@ def emit_yaml(
         except DataError as error:
             if not partial:
                 raise
-            left_out[entry.label] = error.message
+            left_out[entry.table] = error.message
             continue
         lacking = manifest.counts.get(NOT_FETCHED, 0)
         if lacking:
@@ -108,7 +108,7 @@ def emit_yaml(
     if append is not None:
         return _append(workspace, append, entries, left_out, notes, dry_run)
     path = output or workspace.training_yaml
-    text = _text(workspace, entries, left_out)
+    text = _text(workspace, entries, left_out, is_for_here=not remap)
     emission = Emission(path, text, "done", tuple(entries), left_out, tuple(notes))
     return _write(emission, force, replace_own, dry_run)
 
@@ -164,7 +164,10 @@ def _entry(entry: Entry, manifest: Manifest, json_path: Path) -> dict[str, Any]:
     )
 
 
-def _text(workspace: Workspace, entries: Sequence[dict[str, Any]], left_out: dict[str, str]) -> str:
+def _text(
+    workspace: Workspace, entries: Sequence[dict[str, Any]], left_out: dict[str, str], *, is_for_here: bool
+) -> str:
+    """The YAML; one for another machine is not marked as ours, so that `prep run` does not write over it."""
     recipe = workspace.recipe
     groups = {entry.get(lavida_o.GROUP, lavida_o.DEFAULT_GROUP) for entry in entries}
     header = [
@@ -178,7 +181,7 @@ def _text(workspace: Workspace, entries: Sequence[dict[str, Any]], left_out: dic
         {group: factor for group, factor in recipe.batch_sizes.items() if group in groups},
         header,
     )
-    return f"{_MARK}{fingerprint(body)}\n{body}"
+    return f"{_MARK}{fingerprint(body)}\n{body}" if is_for_here else body
 
 
 def _is_own(text: str) -> bool:
@@ -196,10 +199,10 @@ def _write(emission: Emission, force: bool, replace_own: bool, dry_run: bool) ->
         if there == emission.text:
             return _in_state(emission, "up to date")
         if not (force or dry_run or (replace_own and _is_own(there))):
-            edited = "it is as prep wrote it" if _is_own(there) else "it was not written by this command, or edited"
+            edited = "it is as prep wrote it" if _is_own(there) else "it is edited, or for another machine"
             raise UsageError(
                 f"{path} is there and differs ({edited})",
-                "`--force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
+                "`prep emit-yaml --force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
             )
     if dry_run:
         return _in_state(emission, "planned")
