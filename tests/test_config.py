@@ -92,7 +92,10 @@ def test_merge_keys_and_anchors_work(write: Callable[[str], Path]) -> None:
               - {<<: *first, table: b, min_size: 256}
             """),
     )
-    assert [(entry.table, entry.min_size, entry.group) for entry in recipe.entries] == [("a", 512, "g"), ("b", 256, "g")]
+    assert [(entry.table, entry.min_size, entry.group) for entry in recipe.entries] == [
+        ("a", 512, "g"),
+        ("b", 256, "g"),
+    ]
 
 
 def test_entries_name_themselves_and_their_rules() -> None:
@@ -106,7 +109,9 @@ def test_samplings_that_are(sampling: str) -> None:
     assert Entry(table="a", sampling=sampling).sampling == sampling
 
 
-@pytest.mark.parametrize("sampling", ["", "All", "first", "first:", "first:1.5", "first:-1", "dup:10%", "some:3", "all:3"])
+@pytest.mark.parametrize(
+    "sampling", ["", "All", "first", "first:", "first:1.5", "first:-1", "dup:10%", "some:3", "all:3"]
+)
 def test_samplings_that_are_not(sampling: str) -> None:
     with pytest.raises(ValidationError):
         Entry(table="a", sampling=sampling)
@@ -126,35 +131,56 @@ def test_an_unknown_key_has_its_line_and_the_nearest_right_one(write: Callable[[
     assert problems(Dataset, write(text)) == [
         "7: 'tables.mine.records.parts' is missing",
         "7: unknown key 'partz'; did you mean 'parts'?",
-        "6: 'tables.mine.select' is missing",
+        "5: 'tables.mine.select' is missing",
         "8: unknown key 'selct'; did you mean 'select'?",
         "3: unknown key 'image'; did you mean 'images'?",
     ]
 
 
-@pytest.mark.parametrize(
-    ("model", "text", "expected"),
-    [
-        (WorkspaceConfig, "recipe: r\nwokers: 3\n", ["2: unknown key 'wokers'; did you mean 'workers'?"]),
-        (WorkspaceConfig, "recipe: r\nqqqqq: 3\n", ["2: unknown key 'qqqqq'"]),
-        (WorkspaceConfig, "workers: many\n", ["1: workers: Input should be a valid integer, unable to parse string as an integer"]),
-        (WorkspaceConfig, "workers: 0\n", ["1: workers: Input should be greater than or equal to 1"]),
-        (WorkspaceConfig, "sources:\n  coyo: {kind: ftp}\n", ["2: sources.coyo: Input tag 'ftp' found using 'kind' does not match any of the expected tags: 'huggingface', 'http', 'local', 'manual'"]),
-        (WorkspaceConfig, "sources:\n  coyo:\n    kind: local\n", ["2: 'sources.coyo.local.path' is missing"]),
-        (WorkspaceConfig, "sources:\n  coyo:\n    kind: http\n    files: []\n", ["4: sources.coyo.http.files: Tuple should have at least 1 item after validation, not 0"]),
-        (Recipe, "name: r\nentries: {a: 1}\n", ["2: entries: Input should be a valid tuple"]),
-        (Recipe, "name: r\nentries:\n  - table: a\n  - {table: b, min_size: -1}\n", ["4: entries.1.min_size: Input should be greater than or equal to 0"]),
-        (Recipe, "name: r\nentries:\n  - {table: b, aes_cutoff: .nan}\n", ["3: entries.0.aes_cutoff: Input should be a finite number"]),
-        (Recipe, "name: r/../x\n", ["1: name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._+-]*$'"]),
-        (Recipe, "name: .hidden\n", ["1: name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._+-]*$'"]),
-        (Recipe, "name: 3\n", ["1: name: Input should be a valid string"]),
-        (Recipe, "name: r\ntrainer: megatron\n", ["2: trainer: Input should be 'lavida-o'"]),
-    ],
+NO_NAME = "name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._+-]*$'"
+NO_KIND = (
+    "sources.coyo: Input tag 'ftp' found using 'kind' does not match any of the expected tags: "
+    "'huggingface', 'http', 'local', 'manual'"
 )
+WRONG: list[tuple[type[BaseModel], str, str]] = [
+    (WorkspaceConfig, "recipe: r\nwokers: 3\n", "2: unknown key 'wokers'; did you mean 'workers'?"),
+    (WorkspaceConfig, "recipe: r\nqqqqq: 3\n", "2: unknown key 'qqqqq'"),
+    (
+        WorkspaceConfig,
+        "\nworkers: many\n",
+        "2: workers: Input should be a valid integer, unable to parse string as an integer",
+    ),
+    (WorkspaceConfig, "workers: 0\n", "1: workers: Input should be greater than or equal to 1"),
+    (WorkspaceConfig, "sources:\n  coyo: {kind: ftp}\n", f"2: {NO_KIND}"),
+    (WorkspaceConfig, "sources:\n  coyo:\n    kind: local\n", "2: 'sources.coyo.local.path' is missing"),
+    (
+        WorkspaceConfig,
+        "sources:\n  coyo:\n    kind: http\n    files: []\n",
+        "4: sources.coyo.http.files: Tuple should have at least 1 item after validation, not 0",
+    ),
+    (Recipe, "name: r\nentries: {a: 1}\n", "2: entries: Input should be a valid tuple"),
+    (
+        Recipe,
+        "name: r\nentries:\n  - table: a\n  - {table: b, min_size: -1}\n",
+        "4: entries.1.min_size: Input should be greater than or equal to 0",
+    ),
+    (
+        Recipe,
+        "name: r\nentries:\n  - {table: b, aes_cutoff: .nan}\n",
+        "3: entries.0.aes_cutoff: Input should be a finite number",
+    ),
+    (Recipe, "name: r/../x\n", f"1: {NO_NAME}"),
+    (Recipe, "name: .hidden\n", f"1: {NO_NAME}"),
+    (Recipe, "name: 3\n", "1: name: Input should be a valid string"),
+    (Recipe, "name: r\ntrainer: megatron\n", "2: trainer: Input should be 'lavida-o'"),
+]
+
+
+@pytest.mark.parametrize(("model", "text", "expected"), WRONG)
 def test_wrong_values_have_their_line(
-    model: type[BaseModel], text: str, expected: list[str], write: Callable[[str], Path]
+    model: type[BaseModel], text: str, expected: str, write: Callable[[str], Path]
 ) -> None:
-    assert problems(model, write(text)) == expected
+    assert problems(model, write(text)) == [expected]
 
 
 def test_entries_of_one_table_have_one_set_of_rules(write: Callable[[str], Path]) -> None:
@@ -285,9 +311,7 @@ def said(call: Callable[[str], Any], name: str) -> str:
 @pytest.mark.parametrize("name", ["coyo", "../recipes/empty", "/etc/passwd", "", ".", "a\0b"])
 def test_what_is_not_in_the_catalogue_is_said(name: str, catalogue: Catalogue) -> None:
     hint = "; did you mean 'coyo-700m'?" if name == "coyo" else ""
-    assert said(catalogue.dataset, name) == (
-        f"no dataset is called {name!r}{hint}\n  `prep datasets` lists them all."
-    )
+    assert said(catalogue.dataset, name) == (f"no dataset is called {name!r}{hint}\n  `prep datasets` lists them all.")
     assert said(catalogue.dataset_of_table, name) == (
         f"no dataset has a table {name!r}{hint}\n  `prep datasets` lists datasets and their tables."
     )

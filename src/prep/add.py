@@ -141,10 +141,7 @@ def _dataset(
         "records": {"format": format_, "parts": glob},
         "select": {target: sql.name(column) for target, column in chosen.items()},
     }
-    taken = {
-        *(column.lower() for column in chosen.values()),
-        *(name.lower() for name in (*kind.column_names, *RESERVED)),
-    }
+    taken = {name.lower() for name in (*chosen.values(), *kind.column_names, *RESERVED)}
     table["extra"] = {column: sql.name(column) for column in columns if column.lower() not in taken}
     if kind.image_path in chosen:
         path = sql.name(chosen[kind.image_path])

@@ -323,7 +323,7 @@ def _config_error(model: type[BaseModel], parsed: YamlFile, error: ValidationErr
         where = f"{parsed.path}:{parsed.line_of(location)}"
         key = ".".join(str(step) for step in location)
         if problem["type"] == "extra_forbidden":
-            hint = nearest(str(location[-1]), _field_names(model))
+            hint = nearest(str(location[-1]), _field_names(model) - {location[-1]})  # known, but elsewhere
             problems.append(f"{where}: unknown key {str(location[-1])!r}{hint}")
         elif problem["type"] == "missing":
             problems.append(f"{where}: {key!r} is missing")

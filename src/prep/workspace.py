@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +34,7 @@ from prep.files import write_text
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
 LOCK_NAME = "prep.lock"
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them, as clusters have
 
 _CONFIG_TEXT = """\
 # One workspace of prep. Every key but `recipe` may be left out; docs/data-format.md describes them all.
@@ -291,12 +293,15 @@ class Workspace:
         with (self.root / ".prep-busy").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 raise WorkspaceError(
                     f"another prep ({file.read().strip() or 'unknown process'}) is at work in {self.root}",
                     "Wait for it to end, or stop it; then run the same command.",
                 ) from error
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
