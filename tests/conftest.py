@@ -10,6 +10,8 @@ import pytest
 from prep.publishers import World
 from s3_server import S3Server, find_rclone, serve_s3
 
+__all__ = ["S3Server"]
+
 
 @pytest.fixture(scope="session")
 def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:

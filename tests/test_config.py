@@ -201,6 +201,26 @@ def test_a_table_has_a_known_kind_and_its_columns(write: Callable[[str], Path]) 
     ]
 
 
+@pytest.mark.parametrize("column", ["caption", "key", "image_key", "drop_reason"])
+def test_own_columns_do_not_hide_those_that_samples_have(column: str, write: Callable[[str], Path]) -> None:
+    text = DATASET + f"    extra: {{{column}: x, watermark: y}}\n"
+    assert problems(Dataset, write(text)) == [
+        f"5: tables.mine: extra has {column!r}, which samples have anyway; give it another name"
+    ]
+
+
+def test_a_table_says_which_image_a_record_belongs_to(write: Callable[[str], Path]) -> None:
+    needs_image = ["1: table mine: `image` has to say which image a record belongs to"]
+    archive = DATASET.replace("{kind: url}", '{kind: archive, parts: "*"}')
+    elsewhere = DATASET + "    images_from: coco-2017\n"
+    nowhere = DATASET.replace("images: {kind: url}\n", "")
+    for text in (archive, elsewhere, nowhere):
+        assert problems(Dataset, write(text)) == needs_image
+        assert load(Dataset, write(text + "    image: name\n")).tables["mine"].image == "name"
+    given = DATASET.replace("kind: url", "kind: given")
+    assert problems(Dataset, write(given)) == ["1: table mine: images are given, so select needs 's3_path'"]
+
+
 @pytest.mark.parametrize("records", ["{format: function, parts: '*'}", "{format: csv, function: a.b, parts: '*'}"])
 def test_a_function_goes_with_its_format(records: str, write: Callable[[str], Path]) -> None:
     text = DATASET.replace('{format: parquet, parts: "*.parquet"}', records)
@@ -300,6 +320,13 @@ def test_a_workspace_adds_datasets_and_replaces_them(catalogue: Catalogue, tmp_p
     replaced = Catalogue(tmp_path)
     assert replaced.dataset_names() == catalogue.dataset_names()
     assert replaced.dataset_of_table("coyo-700m").source == LocalSource(kind="local", path="/data")
+
+
+def test_a_table_name_that_two_datasets_have_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "datasets/other.yaml").write_text(DATASET.replace("name: mine", "name: other"))
+    assert said(Catalogue(tmp_path).dataset_of_table, "coyo-700m") == (
+        "datasets 'mine' and 'other' both have a table 'mine'\n  Give one of the tables another name."
+    )
 
 
 def said(call: Callable[[str], Any], name: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 import contract_loader
-from conftest import S3Server
 from prep.publishers import World
+from s3_server import S3Server
 from worlds import make_workspace, prep
 
 RECIPE = {"name": "on-s3", "entries": [{"table": "blip3o-60k", "min_size": 512}, {"table": "coyo-700m"}]}

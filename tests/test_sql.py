@@ -43,7 +43,7 @@ def test_literals_and_names_are_quoted() -> None:
 def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "shard.parquet"
     with sql.connect(target) as connection:
-        with pytest.raises(DataError, match="the samples: .*not a number"), sql.data_errors("the samples"):
+        with pytest.raises(DataError, match=r"the samples: .*not a number"), sql.data_errors("the samples"):
             sql.copy_to_parquet(connection, "SELECT CAST('not a number' AS INTEGER) AS x", target, {})
         assert list(tmp_path.iterdir()) == []
         assert sql.copy_to_parquet(connection, "SELECT 1 AS x", target, {sql.TASK_KEY: "it's"}) == 1
