@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from prep import sql
-from prep.config import ArchiveImages, GivenImages, Images, Rules, Table, UrlImages
+from prep.config import ArchiveImages, Dataset, Rules, Table, UrlImages
 from prep.errors import ConfigError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
@@ -75,35 +75,15 @@ def filter_table(
     normalized = read_finished(workspace.normalized(name))
     if normalized is None:
         return Outcome("filter", name, "waiting", note="normalize first")
-    images_of = table.images_from or dataset.name
-    images = workspace.catalogue.dataset(images_of).images
-    kind_of_images = images.kind if isinstance(images, UrlImages | GivenImages) else "archive"
-    index = read_finished(workspace.index(images_of))
+    images_of = workspace.catalogue.dataset(table.images_from or dataset.name)
+    kind_of_images = images_of.images.kind if images_of.images else "archive"
+    index = read_finished(workspace.index(images_of.name))
     if index is None and kind_of_images == "archive":
-        return Outcome("filter", name, "waiting", note=f"images of {images_of} first")
+        return Outcome("filter", name, "waiting", note=f"images of {images_of.name} first")
 
-    kind = table.shape
-    has_images = kind_of_images == "given" or index is not None
-    columns = _columns_with_values(kind, normalized, has_index=index is not None)
+    columns = _columns_with_values(table.shape, normalized, has_index=index is not None)
     applied, notes = effective_rules(rules or workspace.rules(name), columns)
-    tasks = []
-    for shard in normalized.shards:
-        facts = () if index is None else _facts_for(shard, index, normalized, name, images, table)
-        tasks.append(
-            FilterTask(
-                workspace.normalized(name) / shard.name,
-                shard.sha256,
-                kind.name,
-                columns,
-                applied,
-                kind_of_images,
-                None if index is None else tuple(workspace.index(images_of) / fact.name for fact in facts),
-                tuple(fact.sha256 for fact in facts),
-                f"{workspace.image_root}/{images_of}",
-                workspace.dropped(name) / shard.name,
-                workspace.filtered(name) / shard.name,
-            )
-        )
+    tasks = _tasks(workspace, name, images_of, normalized, index, columns, applied)
     if applied.where is not None and tasks:
         _check_where(tasks[0])
     outcome = build_shards(
@@ -115,10 +95,10 @@ def filter_table(
         count_reasons,
         facts={
             "dataset": dataset.name,
-            "kind": kind.name,
+            "kind": table.kind,
             "columns": list(columns),
             "rules": applied.model_dump(mode="json", exclude_none=True),
-            "has_images": has_images,
+            "has_images": kind_of_images == "given" or index is not None,
             "rows_in": normalized.rows,
         },
         workers=workspace.workers,
@@ -128,16 +108,49 @@ def filter_table(
     return replace(outcome, note="; ".join(notes))
 
 
+def _tasks(
+    workspace: Workspace,
+    name: str,
+    images_of: Dataset,
+    normalized: Manifest,
+    index: Manifest | None,
+    columns: tuple[str, ...],
+    rules: Rules,
+) -> list[FilterTask]:
+    """One task for every shard of samples, with the facts it needs."""
+    _, table = workspace.table(name)
+    index_folder = workspace.index(images_of.name)
+    tasks = []
+    for number, shard in enumerate(normalized.shards):
+        facts = () if index is None else _facts_for(name, table, images_of, normalized, number, index)
+        tasks.append(
+            FilterTask(
+                workspace.normalized(name) / shard.name,
+                shard.sha256,
+                table.kind,
+                columns,
+                rules,
+                images_of.images.kind if images_of.images else "archive",
+                None if index is None else tuple(index_folder / fact.name for fact in facts),
+                tuple(fact.sha256 for fact in facts),
+                f"{workspace.image_root}/{images_of.name}",
+                workspace.dropped(name) / shard.name,
+                workspace.filtered(name) / shard.name,
+            )
+        )
+    return tasks
+
+
 def _facts_for(
-    shard: Shard, index: Manifest, normalized: Manifest, name: str, images: Images | None, table: Table
+    name: str, table: Table, images_of: Dataset, normalized: Manifest, number: int, index: Manifest
 ) -> tuple[Shard, ...]:
     """The index shards that can hold images of one shard of samples: as few as can be told."""
+    images = images_of.images
     if isinstance(images, UrlImages):
-        return index_shards(index, name, shard.name)
+        return index_shards(index, name, normalized.shards[number].name)
     if isinstance(images, ArchiveImages) and images.key == "part-member" and table.images_from is None:
-        part = normalized.facts["parts"][normalized.shards.index(shard)]
         pairs = zip(index.facts["archives"], index.shards, strict=True)
-        return tuple(facts for archive, facts in pairs if archive == part)
+        return tuple(facts for archive, facts in pairs if archive == normalized.facts["parts"][number])
     return index.shards
 
 
