@@ -92,7 +92,7 @@ def _format(data: Path) -> str:
 
 
 def _columns(data: Path, format_: str) -> list[str]:
-    reader = f"read_csv([{sql.text(str(data))}], header = true, sample_size = -1)"
+    reader = sql.csv_file(data)
     if format_ == "parquet":
         reader = sql.parquet_files(sorted(data.glob("*.parquet")) if data.is_dir() else [data])
     with sql.connect() as connection, sql.data_errors(f"{data} cannot be read as {format_}", "Mend the file."):

@@ -285,7 +285,7 @@ def test_whatever_the_bytes_the_error_is_ours(kind: str, changes: list[tuple[flo
     [
         ("0001.jpg", "0001", "jpg"),
         ("a/b.c/0001.seg.PNG", "a/b.c/0001", "seg.png"),
-        ("./0001.txt", "./0001", "txt"),
+        ("./0001.txt", "0001", "txt"),
         ("noextension", "noextension", ""),
         (".hidden", "", "hidden"),
         ("a/.json", "a/", "json"),
@@ -314,5 +314,5 @@ def test_image_key() -> None:
     assert {kind: image_key(kind, "data/part-0", member) for kind in ("member", "name", "part-member")} == {
         "member": "train2017/0001.seg.png",
         "name": "0001.seg.png",
-        "part-member": "data/part-0/./train2017/0001",
+        "part-member": "data/part-0/train2017/0001.seg",
     }

@@ -95,8 +95,8 @@ def safe_member(name: str) -> str | None:
 
 
 def split_member(name: str) -> tuple[str, str]:
-    """A member's record and extension: `a/b.c/0001.seg.png` is `seg.png` of record `a/b.c/0001`."""
-    folder, slash, file = name.rpartition("/")
+    """A member's record and extension: `./a/b.c/0001.seg.png` is `seg.png` of record `a/b.c/0001`."""
+    folder, slash, file = str(PurePosixPath(name)).rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()
 
@@ -115,7 +115,7 @@ def image_key(kind: str, archive: str, member: str) -> str:
     if kind == "name":
         return path.name
     if kind == "part-member":
-        return f"{archive}/{split_member(member)[0]}"
+        return f"{archive}/{path.with_suffix('')}"
     return str(path)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prep.files import atomic_path
-from prep.images.probe import probe
+from prep.images.probe import EXTENSIONS, probe
 from prep.images.store import Store
 from prep.sql import TASK_KEY
 
 OK = "ok"
+_FORMAT_OF = {extension: format_ for format_, extension in EXTENSIONS.items()} | {".jpeg": "JPEG", ".tiff": "TIFF"}
 
 SCHEMA = pa.schema(
     [
@@ -49,16 +50,18 @@ class IndexRow:
     error: str | None = None
 
 
-def store_image(store: Store, image_key: str, stem: str, source: str, data: bytes) -> IndexRow:
-    """Probe `data`, store it under `stem` with the extension its content deserves, and describe it.
+def store_image(store: Store, image_key: str, name: str, source: str, data: bytes) -> IndexRow:
+    """Probe `data`, store it as `name`, and describe it; only images that can be read to their end are stored.
 
-    Only images that can be read to their end are stored.
+    A name whose extension is not what the content deserves gets the right one on top (`a.png` that is a JPEG:
+    `a.png.jpg`), so that two names never become one.
     """
     seen = probe(data)
     row = IndexRow(image_key, seen.status, source, None, seen.width, seen.height, seen.format, len(data))
     if seen.status != OK:
         return row
-    path = stem + seen.extension
+    is_right = EXTENSIONS.get(_FORMAT_OF.get(PurePosixPath(name).suffix.lower(), "")) == seen.extension
+    path = name if is_right else name + seen.extension
     store.put(path, data)
     return replace(row, path=path, sha256=hashlib.sha256(data).hexdigest())
 

@@ -6,11 +6,11 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prep import sql
 from prep.config import ArchiveImages, Dataset, GivenImages, UrlImages
-from prep.errors import SourceError
+from prep.errors import ConfigError, SourceError
 from prep.images.archives import archive_stem
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
 from prep.manifest import Manifest, fingerprint, read_finished
@@ -110,6 +110,13 @@ def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, 
             f"{dataset.name}: none of its {len(raw.shards)} parts matches images.parts {kind.parts!r}",
             "Mend the dataset's YAML.",
         )
+    stems = [archive_stem(part.name) for part in archives]
+    if len(set(stems)) < len(stems):
+        double = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ConfigError(
+            f"{dataset.name}: two archives are called {double!r}; their images would share a folder",
+            "Narrow images.parts in the dataset's YAML to one of them.",
+        )
     tasks = [
         ArchiveTask(
             workspace.raw(dataset.name) / part.name,
@@ -136,23 +143,32 @@ def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, 
 
 
 def make_from_archive(task: ArchiveTask) -> None:
-    """Store every image of one archive and write its shard of the index."""
+    """Store every image of one archive and write its shard of the index.
+
+    Of members with one name the last counts, as when a tar is unpacked; of different members with one key the first.
+    """
     from prep.images.archives import image_key, image_members, safe_member
     from prep.images.index import IndexRow, store_image, write_index
     from prep.images.store import open_store
 
     store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
-    rows: dict[str, Any] = {}
+    rows: dict[str, IndexRow] = {}
+    files: set[str] = set()
+    folders: set[str] = set()
     for member, data in image_members(task.archive):
         key = image_key(task.key, task.stem, member)
+        if key in rows and rows[key].source != member:
+            continue
         safe = safe_member(member)
-        if safe is None:
+        above = set() if safe is None else {str(folder) for folder in PurePosixPath(safe).parents}
+        if safe is None or safe in folders or above & files:  # also a file that is a folder elsewhere
             rows[key] = IndexRow(key, "unsafe_name", member)
         elif data is None:
             rows[key] = IndexRow(key, "too_large", member)
         else:
-            stem = f"{task.stem}/{PurePosixPath(safe).with_suffix('')}"
-            rows[key] = store_image(store, key, stem, member, data)
+            files.add(safe)
+            folders |= above
+            rows[key] = store_image(store, key, f"{task.stem}/{safe}", member, data)
     store.sync()
     write_index(task.output, rows.values(), task.fingerprint)
 
