@@ -170,11 +170,13 @@ def write_csv(path: Path, header: str, *rows: str) -> Path:
 
 
 def test_columns_are_mapped_and_relative_paths_made_absolute(tmp_path: Path) -> None:
-    data = write_csv(tmp_path / "mine.csv", "File,Text,score", "a/1.jpg,one,6", "/abs/2.jpg,two,7", "s3://b/3,three,8")
+    rows = ["a/1.jpg,one,6", "/abs/2.jpg,two,7", "s3://b/3,three,8", ",no path,8", '"  ",blank path,8']
+    data = write_csv(tmp_path / "mine.csv", "File,Text,score", *rows)
     workspace = own_workspace(
         tmp_path / "w", data, mapping={"s3_path": "file", "caption": "TEXT", "fltLaionAesthScore": "score"}
     )
-    filter_table(workspace, "mine")
+    outcome = filter_table(workspace, "mine")
+    assert outcome.manifest is not None and outcome.manifest.counts == {"no_image": 2}
     kept = pd.read_parquet(workspace.filtered("mine"))
     assert list(kept["s3_path"]) == [f"{tmp_path}/a/1.jpg", "/abs/2.jpg", "s3://b/3"]
     assert emitted(workspace)["columns"] == ["s3_path", "caption", "fltLaionAesthScore"]

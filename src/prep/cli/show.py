@@ -31,10 +31,13 @@ def _json(data: Any) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False))
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def _table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """A plain table; columns in `whole` are not broken over lines."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in whole
+        )
     return table
 
 
@@ -115,7 +118,7 @@ def datasets(catalogue: Catalogue, as_json: bool) -> None:
     if as_json:
         _json([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
         return
-    table = _table("dataset", "from", "tables", "licence", "what it is")
+    table = _table("dataset", "from", "tables", "licence", "what it is", whole=["dataset", "tables"])
     for dataset in found:
         source = dataset.source.kind + (", gated" if dataset.gated else "")
         table.add_row(dataset.name, source, "\n".join(dataset.tables) or "images only", dataset.license, dataset.title)

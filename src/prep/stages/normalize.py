@@ -148,7 +148,7 @@ def count_values(task: NormalizeTask) -> dict[str, int]:
 @contextmanager
 def open_records_of(task: NormalizeTask, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """The task's records as the view `records`; errors in its SQL name the table and the part."""
-    mend = f"Mend the YAML of the dataset (`prep datasets` says where), or fetch {task.part_name} again."
+    mend = f"Mend the YAML of the dataset (`prep datasets NAME` says where), or fetch {task.part_name} again."
     with (
         sql.data_errors(f"table {task.output.parent.stem}, part {task.part_name}", mend),
         open_records(connection, task.table.records, task.part, _image_sizes(task)),
@@ -213,10 +213,10 @@ def _published_values(task: NormalizeTask) -> dict[str, str]:
         values[URL] = select.pop(URL, URL)
         values[IMAGE_KEY] = f"substr(sha256({values[URL]}), 1, 32)"
     elif task.images == "given":
-        path = select.pop(table.shape.image_path)
+        path = f"CAST({select.pop(table.shape.image_path)} AS VARCHAR)"
         absolute = f"regexp_matches({path}, '^(/|[a-z0-9]+://)')"
-        beside = f"{sql.text(task.base + '/')} || {path}"
-        values[table.shape.image_path] = f"CASE WHEN {absolute} THEN {path} ELSE {beside} END"
+        beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {sql.text(task.base + '/')} || {path}"
+        values[table.shape.image_path] = f"CASE WHEN {absolute} THEN {path} {beside} END"
         values[IMAGE_KEY] = values[table.shape.image_path]
     else:
         values[IMAGE_KEY] = table.image or "NULL"
