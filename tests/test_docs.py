@@ -281,7 +281,7 @@ def reasons_in_code() -> set[str]:
     found |= {f"no_{name}" for name in texts - {kind.image_path for kind in KINDS.values()}}
     normalize = (SOURCE / "stages" / "normalize.py").read_text(encoding="utf-8")
     found |= {f"no_{word}" for word in re.findall(r'\{(?:URL|IMAGE_KEY): "(\w+)"\}', normalize)}
-    found |= {"image_", *re.findall(r"'(bad_)'", normalize)}
+    found |= {"image_", *re.findall(r"'(bad_)", normalize)}
     for path in (SOURCE / "datasets").glob("*.py"):
         for function, assigned in functions(path):
             given = [

@@ -23,7 +23,8 @@ import contract_loader
 from prep import progress
 from prep.add import add_file
 from prep.config import Catalogue, Rules
-from prep.errors import DataError, PrepError, UsageError
+from prep.errors import ConfigError, DataError, PrepError, UsageError
+from prep.line import stale_tables
 from prep.stages.download import download
 from prep.stages.emit_yaml import emit_yaml
 from prep.stages.filter import filter_table
@@ -267,8 +268,8 @@ def filtered(tmp_path: Path) -> Workspace:
 def test_remap_rewrites_the_yaml_and_the_paths_in_the_tables(filtered: Workspace) -> None:
     emission = emit_yaml(filtered, remap=[(str(filtered.root), "/mnt/data/")])
     entry = contract_loader.load_yaml(emission.path)[0]
-    assert entry["json_path"] == "/mnt/data/training/mine.parquet"
-    copied = pd.read_parquet(filtered.root / "training/mine.parquet")
+    assert entry["json_path"] == "/mnt/data/training/mixture/mine.parquet"
+    copied = pd.read_parquet(filtered.root / "training/mixture/mine.parquet")
     assert list(copied["s3_path"]) == [f"/mnt/data/images/{number}.jpg" for number in range(3)]
     assert copied.drop(columns="s3_path").equals(pd.read_parquet(filtered.filtered("mine")).drop(columns="s3_path"))
 
@@ -307,6 +308,118 @@ def test_append_keeps_every_byte_of_the_other_yaml(filtered: Workspace, tmp_path
     assert data == {"datasets": [{"name": "old", "json_path": "/old.json"}, *emission.entries], "weights": {"a": 1}}
     assert emit_yaml(filtered, append=theirs).state == "up to date"
     assert theirs.read_text() == after
+
+
+def test_each_remapped_yaml_has_tables_of_its_own(filtered: Workspace) -> None:
+    here = str(filtered.root)
+    for name in ("a", "b"):
+        emit_yaml(filtered, output=filtered.root / f"training/{name}.yaml", remap=[(here, f"/{name}")])
+    for name in ("a", "b"):
+        [entry] = contract_loader.load_yaml(filtered.root / f"training/{name}.yaml")
+        assert entry["json_path"] == f"/{name}/training/{name}/mine.parquet"
+        paths = pd.read_parquet(filtered.root / f"training/{name}/mine.parquet")["s3_path"]
+        assert paths.str.startswith(f"/{name}/images/").all()
+
+
+@pytest.mark.parametrize("remap", [("/here", "s3://bucket"), ("/here", "there"), ("here", "/there")])
+def test_a_remap_that_cannot_be_is_refused(remap: tuple[str, str], filtered: Workspace) -> None:
+    with pytest.raises(UsageError, match="must be absolute paths"):
+        emit_yaml(filtered, remap=[remap])
+
+
+def test_the_next_run_does_not_write_over_a_yaml_for_another_machine(filtered: Workspace) -> None:
+    path = emit_yaml(filtered, remap=[(str(filtered.root), "/mnt/data")]).path
+    with pytest.raises(UsageError, match="for another machine"):
+        emit_yaml(filtered, replace_own=True)
+    assert "/mnt/data/" in path.read_text()
+
+
+def test_appending_a_table_again_with_other_rules_is_refused(filtered: Workspace, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs.yaml"
+    theirs.write_text("datasets: []\n")
+    emit_yaml(filtered, append=theirs)
+    filter_table(filtered, "mine", rules=Rules(aes_cutoff=6.5))
+    filtered.remember_rules(RulesFile(all=Rules(aes_cutoff=6.5)))
+    before = theirs.read_text()
+    with pytest.raises(UsageError, match="has the table of mine already"):
+        emit_yaml(filtered, append=theirs)
+    assert theirs.read_text() == before
+    for text in ("datasets: {a: 1}\n", "- a\n"):
+        theirs.write_text(text)
+        with pytest.raises(PrepError):
+            emit_yaml(filtered, append=theirs)
+        assert theirs.read_text() == text
+
+
+def test_what_changed_since_is_not_emitted(filtered: Workspace, tmp_path: Path) -> None:
+    """The user's file, or the table's YAML: the tables that are there are no longer what they say."""
+    assert stale_tables(filtered) == {}
+    data = tmp_path / "mine.csv"
+    data.write_text(data.read_text() + "/new.jpg,new,9,600,600\n")
+    assert stale_tables(Workspace(filtered.root)) == {"mine": "download has work to do"}
+    with pytest.raises(DataError, match="table mine is out of date"):
+        emit_yaml(filtered, stale=stale_tables(Workspace(filtered.root)))
+
+
+# -- rows never vanish -------------------------------------------------------------------------------------------
+
+
+def many_rows(tmp_path: Path) -> Workspace:
+    data = write_csv(tmp_path / "mine.csv", "s3_path,caption", *(f"/{n}.jpg,picture {n}" for n in range(1000)))
+    return own_workspace(tmp_path / "w", data)
+
+
+def test_a_where_that_changes_its_mind_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    workspace = many_rows(tmp_path)
+    outcome = filter_table(workspace, "mine", rules=Rules(where="random() < 0.5"))
+    assert outcome.manifest is not None
+    kept = pd.read_parquet(workspace.filtered("mine"))["row"]
+    dropped = pd.read_parquet(workspace.dropped("mine"))["row"]
+    assert sorted([*kept, *dropped]) == list(range(1000))
+    assert outcome.manifest.counts == {"where": len(dropped)}
+
+
+@pytest.mark.parametrize("where", ["unnest([true, false])", "count(*) > 1", "row_number() OVER () > 2", "1; DROP x"])
+def test_a_where_that_is_no_predicate_is_refused(where: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--where"):
+        filter_table(many_rows(tmp_path), "mine", rules=Rules(where=where))
+
+
+def test_values_that_are_not_what_a_column_holds_are_dropped_with_that_reason(tmp_path: Path) -> None:
+    captions = [b"caf\xc3\xa9", b"\xff\xfe", b"fine", b"fine", b"fine", b"fine"]
+    columns = {
+        "s3_path": pa.array([f"/{n}.jpg" for n in range(6)]),
+        "caption": pa.array(captions, pa.binary()),
+        "intHeight": pa.array([600.0, 600.0, 600.5, math.nan, 1e20, 512.0]),
+        "intWidth": pa.array([600] * 6),
+        "_row": pa.array([9] * 6),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "odd.parquet")
+    workspace = own_workspace(tmp_path / "w", tmp_path / "odd.parquet")
+    filter_table(workspace, "odd", rules=Rules(min_size=512))
+    assert list(pd.read_parquet(workspace.filtered("odd"))["caption"]) == ["café", "fine"]
+    dropped = pd.read_parquet(workspace.dropped("odd"))
+    assert dict(zip(dropped["key"], dropped["reason"], strict=True)) == {
+        "odd.parquet#1": "bad_caption",
+        "odd.parquet#2": "bad_intHeight",
+        "odd.parquet#3": "no_size",
+        "odd.parquet#4": "bad_intHeight",
+    }
+
+
+def test_lists_are_no_captions_and_numbers_are_no_trouble(tmp_path: Path) -> None:
+    columns = {"s3_path": [1, 2], "caption": [["a", "b"], ["c"]]}
+    pq.write_table(pa.table(columns), tmp_path / "odd.parquet")
+    workspace = own_workspace(tmp_path / "w", tmp_path / "odd.parquet")
+    outcome = filter_table(workspace, "odd")
+    assert outcome.manifest is not None and outcome.manifest.counts == {"bad_caption": 2}
+
+
+def test_text_of_a_csv_stays_as_it_is(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "mine.csv", "s3_path,caption,n", "/1.jpg,01/02/2020,1", "/2.jpg,007,2.5")
+    workspace = own_workspace(tmp_path / "w", data)
+    filter_table(workspace, "mine", rules=Rules(where="n > 1.5"))
+    assert list(pd.read_parquet(workspace.filtered("mine"))["caption"]) == ["007"]
 
 
 def test_nothing_left_and_stale_rules_are_told_before_training(filtered: Workspace) -> None:

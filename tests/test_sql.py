@@ -36,6 +36,16 @@ def test_a_join_keeps_the_order_of_the_samples(tmp_path: Path) -> None:
     assert rows == [(0,), (1,), (2,), (3,)]
 
 
+def test_nan_is_seen_although_parquet_statistics_leave_it_out(tmp_path: Path) -> None:
+    numbers = [600.0, 600.5, float("nan"), 1e20, 512.0]
+    pq.write_table(pa.table({"x": numbers}), tmp_path / "numbers.parquet")
+    rows = f"(SELECT x FROM {sql.parquet_files([tmp_path / 'numbers.parquet'])})"
+    query = f"SELECT CASE WHEN x IS NOT NULL AND NOT isnan(x) THEN 'number' ELSE 'nan' END FROM {rows}"
+    with sql.connect() as connection:
+        found = [word for (word,) in connection.execute(query).fetchall()]
+    assert found == ["number", "number", "nan", "number", "number"]
+
+
 def test_literals_and_names_are_quoted() -> None:
     assert (sql.text("it's"), sql.name('a"b')) == ("'it''s'", '"a""b"')
 

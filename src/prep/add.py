@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,27 +59,30 @@ def add_file(
     path = workspace.root / "datasets" / f"{name}.yaml"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UsageError(f"{name!r} cannot be a dataset's name", "Give one of letters, digits, . _ + - with --name.")
-    if name in workspace.catalogue.dataset_names() and not (force and path.exists()):
+    catalogue = workspace.catalogue
+    is_table = any(name in dataset.tables for dataset in catalogue.datasets())
+    if (is_table or name in catalogue.dataset_names()) and not (force and path.exists()):
         raise UsageError(
-            f"a dataset called {name!r} is there already",
+            f"a dataset or table called {name!r} is there already",
             "Give another name with --name" + (", or replace it with --force." if path.exists() else "."),
         )
     if data.resolve() in (workspace.root, *workspace.root.parents):
         raise UsageError(f"{data} contains this workspace", "Name a file, or a folder of the data alone.")
     columns = _columns(data, format_)
-    chosen = _choose(columns, dict(mapping or {}), kind, data)
+    chosen = _choose(columns, mapping or {}, kind, data)
     text = yaml.safe_dump(_dataset(name, data, format_, columns, chosen, kind), sort_keys=False, allow_unicode=True)
     added = Added(name, path, text, chosen)
+    recipe = _with_entry(workspace, name)
     if not dry_run:
         write_text(path, text)
         load(Dataset, path)
-        _add_entry(workspace, name)
+        write_text(workspace.recipe_path, recipe)
     return added
 
 
 def _format(data: Path) -> str:
     if data.is_dir():
-        if not any(data.glob("*.parquet")):
+        if not any(data.rglob("*.parquet")):
             raise UsageError(f"{data} has no parquet files", "Name a csv, a parquet file or a folder of them.")
         return "parquet"
     if not data.is_file():
@@ -91,28 +94,36 @@ def _format(data: Path) -> str:
     return _FORMATS[data.suffix.lower()]
 
 
-def _columns(data: Path, format_: str) -> list[str]:
-    reader = sql.csv_file(data)
-    if format_ == "parquet":
-        reader = sql.parquet_files(sorted(data.glob("*.parquet")) if data.is_dir() else [data])
+def _columns(data: Path, format_: str) -> dict[str, str]:
+    """The file's columns, each with SQL for its value: the numbers of a csv as numbers, where all of them are."""
+    files = sorted(data.rglob("*.parquet")) if data.is_dir() else [data]
     with sql.connect() as connection, sql.data_errors(f"{data} cannot be read as {format_}", "Mend the file."):
-        return [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {reader}").fetchall()]
+        if format_ == "parquet":
+            found = connection.execute(f"DESCRIBE SELECT * FROM {sql.parquet_files(files[:1])}").fetchall()
+            return {row[0]: sql.name(row[0]) for row in found}
+        rows = sql.csv_file(data)
+        names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]
+        numbers = {name: f"TRY_CAST({sql.name(name)} AS DOUBLE)" for name in names}
+        are_numbers = ", ".join(f"count({sql.name(name)}) = count({number})" for name, number in numbers.items())
+        [answers] = connection.execute(f"SELECT {are_numbers} FROM {rows}").fetchall()
+    return {name: numbers[name] if answer else sql.name(name) for name, answer in zip(names, answers, strict=True)}
 
 
-def _choose(columns: list[str], mapping: dict[str, str], kind: Kind, data: Path) -> dict[str, str]:
+def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data: Path) -> dict[str, str]:
     """Sample column -> column of the file."""
     by_lower = {column.lower(): column for column in columns}
-    known = (*kind.column_names, URL)
+    known = {name.lower(): name for name in (*kind.column_names, URL)}
     chosen: dict[str, str] = {}
-    for target, theirs in mapping.items():
-        if target not in known:
+    for given, theirs in mapping.items():
+        target = known.get(given.lower(), "")
+        if not target:
             raise UsageError(
-                f"--map {target}={theirs}: {kind.name} samples have no column {target!r}{nearest(target, known)}",
-                f"They have: {', '.join(known)}.",
+                f"--map {given}={theirs}: {kind.name} samples have no column {given!r}{nearest(given, known.values())}",
+                f"They have: {', '.join(known.values())}.",
             )
         if theirs.lower() not in by_lower:
             raise UsageError(
-                f"--map {target}={theirs}: {data.name} has no column {theirs!r}{nearest(theirs, columns)}",
+                f"--map {given}={theirs}: {data.name} has no column {theirs!r}{nearest(theirs, columns)}",
                 f"It has: {', '.join(columns)}.",
             )
         chosen[target] = by_lower[theirs.lower()]
@@ -121,6 +132,8 @@ def _choose(columns: list[str], mapping: dict[str, str], kind: Kind, data: Path)
             chosen[column.name] = by_lower[column.name.lower()]
     if URL in chosen:
         chosen.pop(kind.image_path, None)
+    elif kind.image_path not in chosen and URL in by_lower:
+        chosen[URL] = by_lower[URL]
     for column in kind.columns:
         if column.required and column.name not in chosen and not (column.name == kind.image_path and URL in chosen):
             raise DataError(
@@ -132,7 +145,7 @@ def _choose(columns: list[str], mapping: dict[str, str], kind: Kind, data: Path)
 
 
 def _dataset(
-    name: str, data: Path, format_: str, columns: list[str], chosen: dict[str, str], kind: Kind
+    name: str, data: Path, format_: str, columns: dict[str, str], chosen: dict[str, str], kind: Kind
 ) -> dict[str, Any]:
     """The dataset's YAML as plain values; columns that are nobody's are kept for `where`."""
     glob = "*.parquet" if data.is_dir() else "*"
@@ -142,10 +155,10 @@ def _dataset(
         "select": {target: sql.name(column) for target, column in chosen.items()},
     }
     taken = {name.lower() for name in (*chosen.values(), *kind.column_names, *RESERVED)}
-    table["extra"] = {column: sql.name(column) for column in columns if column.lower() not in taken}
+    table["extra"] = {column: value for column, value in columns.items() if column.lower() not in taken}
     if kind.image_path in chosen:
-        path = sql.name(chosen[kind.image_path])
-        table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '^https?://')"}
+        path = f"CAST({sql.name(chosen[kind.image_path])} AS VARCHAR)"
+        table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '(?i)^https?://')"}
     source: dict[str, Any] = {"kind": "local", "path": str(data.resolve())}
     if data.is_dir():
         source["include"] = [glob]
@@ -159,8 +172,7 @@ def _dataset(
     }
 
 
-def _add_entry(workspace: Workspace, name: str) -> None:
-    """Append an entry to the recipe's text, unless it is there."""
-    if name not in workspace.table_names:
-        parsed = read_exact(workspace.recipe_path)
-        write_text(workspace.recipe_path, append_items(parsed, "entries", [{"table": name}]))
+def _with_entry(workspace: Workspace, name: str) -> str:
+    """The recipe's text with an entry for the table, if it has none yet."""
+    parsed = read_exact(workspace.recipe_path)
+    return parsed.text if name in workspace.table_names else append_items(parsed, "entries", [{"table": name}])

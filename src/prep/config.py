@@ -7,10 +7,11 @@ ConfigError that names the file, the line and, for a misspelt key, the nearest r
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prep.errors import ConfigError
 from prep.schema import KINDS, RESERVED, Kind
 from prep.yaml_file import YamlFile, read_yaml
+
+# Folders of a workspace that hold what stages write.
+STAGE_FOLDERS = ("raw", "index", "scores", "normalized", "filtered", "dropped", "training", "datasets")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -145,7 +149,7 @@ class Rules(Model):
 
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
-    where: str | None = None
+    where: str | None = Field(default=None, pattern=r"\S")
 
     def over(self, weaker: Rules) -> Rules:
         """These rules, and where one is left out, the one of `weaker`."""
@@ -293,6 +297,17 @@ class WorkspaceConfig(Model):
     workers: int | None = Field(default=None, ge=1)
     allow_private_hosts: bool = False
     sources: dict[str, Source] = {}
+
+    @model_validator(mode="after")
+    def _images_have_a_place(self) -> WorkspaceConfig:
+        is_address = "://" in self.images or re.match(r"(?i)s3:", self.images)
+        if is_address and not re.match(r"s3://[^/]", self.images):
+            raise ValueError(f"images {self.images!r}: write s3://bucket/prefix, or a folder")
+        if self.images.startswith("~"):
+            raise ValueError(f"images {self.images!r}: write the whole path, ~ is not understood here")
+        if PurePath(self.images).parts in ((), *((folder,) for folder in STAGE_FOLDERS)):
+            raise ValueError(f"images {self.images!r}: name a folder of their own")
+        return self
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,9 +30,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target`, whole or not at all."""
+    """Write `text` to `target`, whole or not at all; a link stays a link, and rights stay as they are."""
+    target = Path(os.path.realpath(target))
     with atomic_path(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode())
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
 
 
 def hash_file(path: Path) -> str:

@@ -81,6 +81,25 @@ def status(workspace: Workspace) -> list[Outcome]:
     return outcomes
 
 
+def stale_tables(workspace: Workspace) -> dict[str, str]:
+    """Tables whose files are not what their source and configuration say now, each with what has to be done.
+
+    Nothing is asked of the network: what was downloaded counts as the publisher's word.
+    """
+    stale: dict[str, str] = {}
+    for table in workspace.table_names:
+        dataset, _ = workspace.table(table)
+        stages = [partial(normalize, workspace, table), partial(filter_table, workspace, table)]
+        if workspace.source(dataset).kind == "local":
+            stages.insert(0, partial(download, workspace, dataset))
+        for stage in stages:
+            outcome = stage(dry_run=True)
+            if outcome.state != "up to date":
+                stale[table] = outcome.note if outcome.state == "waiting" else f"{outcome.stage} has work to do"
+                break
+    return stale
+
+
 def _download_status(workspace: Workspace, dataset: Dataset) -> Outcome:
     """Only what the disk says: asking the publisher is for `prep download --dry-run`."""
     folder = workspace.raw(dataset.name)

@@ -19,6 +19,7 @@ from prep.errors import WorkspaceError
 from prep.files import write_text
 
 MANIFEST_NAME = "_manifest.json"
+JOURNAL_NAME = "_parts.jsonl"  # parts finished so far; only there while a download is unfinished
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Shard:
         rows: rows in it; None for a file that has none (a part).
         size_bytes, sha256: of its bytes.
         counts: what its making counted, e.g. rows dropped by reason.
+        beside_bytes: size of what was written along with it elsewhere (the dropped rows).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Shard:
     size_bytes: int
     sha256: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    beside_bytes: int = 0
 
 
 @dataclass(frozen=True)

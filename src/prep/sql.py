@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import re
 import shutil
@@ -15,6 +16,7 @@ from prep.engine import default_workers
 from prep.errors import DataError
 from prep.files import atomic_path
 
+MAX_CSV_LINE = 50_000_000  # bytes
 TASK_KEY = "prep.task"  # in a parquet file's metadata: fingerprint of what the file was made from
 
 
@@ -24,6 +26,7 @@ def connect(output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
 
     One thread, because tasks run side by side and one thread writes the same bytes every time; this task's share
     of half the memory. Join sides stay as written: the samples are streamed past the facts, so their order is kept.
+    Statistics of parquet files are not trusted: they leave NaN out, and DuckDB then takes isnan(x) for false.
 
     Args:
         output: the shard being made; what does not fit into memory is spilled to a hidden folder beside it.
@@ -33,7 +36,7 @@ def connect(output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         "threads": 1,
         "memory_limit": f"{max(5, 50 // default_workers())}%",
         "preserve_insertion_order": True,
-        "disabled_optimizers": "join_order,build_side_probe_side",
+        "disabled_optimizers": "join_order,build_side_probe_side,statistics_propagation",
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "temp_directory": "" if spill is None else str(spill),
@@ -65,8 +68,26 @@ def parquet_files(paths: Iterable[Path]) -> str:
 
 
 def csv_file(path: Path) -> str:
-    """A table expression that reads exactly this csv file, its types taken from all of it."""
-    return f"read_csv({_files([path])}, header = true, sample_size = -1, hive_partitioning = false)"
+    """A table expression that reads exactly this csv file, every column as the text that stands there.
+
+    The first line is the header, and its commonest separator the file's. Nothing is guessed from the rows: a row
+    with another number of fields is an error that names its line.
+    """
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        first = file.readline(MAX_CSV_LINE)
+        separator = max((",", ";", "\t", "|"), key=first.count)
+        file.seek(0)
+        header = next(csv.reader(file, delimiter=separator), [])
+    names: list[str] = []
+    for number, column in enumerate(header):
+        is_taken = not column or column.lower() in (name.lower() for name in names)
+        names.append(f"{column or 'column'}_{number}" if is_taken else column)
+    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in names or ["empty"])
+    return (
+        f"read_csv({_files([path])}, columns = {{{columns}}}, auto_detect = false, "
+        f"header = true, delim = {text(separator)}, quote = '\"', escape = '\"', max_line_size = {MAX_CSV_LINE}, "
+        "hive_partitioning = false)"
+    )
 
 
 def _files(paths: Iterable[Path]) -> str:
@@ -81,7 +102,7 @@ def data_errors(about: str, next_step: str = "") -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        message = str(error)
+        message = str(error).split("\nPossible fixes")[0].strip()
         if "No space left" in message:
             raise OSError(errno.ENOSPC, "No space left on device", about) from error
         raise DataError(f"{about}: {message}", next_step) from error

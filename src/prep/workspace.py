@@ -28,7 +28,7 @@ from prep.config import (
     nearest,
 )
 from prep.engine import default_workers
-from prep.errors import UsageError, WorkspaceError
+from prep.errors import ConfigError, UsageError, WorkspaceError
 from prep.files import write_text
 
 CONFIG_NAME = "prep.yaml"
@@ -82,6 +82,14 @@ class Workspace:
         self.root = root.resolve()
         self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
         self.catalogue = Catalogue(self.root)
+        unknown = set(self.config.sources) - set(self.catalogue.dataset_names())
+        if unknown:
+            name = min(unknown)
+            raise ConfigError(
+                f"{self.root / CONFIG_NAME}: sources names {name!r}, which is no dataset"
+                f"{nearest(name, self.catalogue.dataset_names())}",
+                "`prep datasets` lists them all.",
+            )
         self.given_rules()  # a mistake in rules.yaml is better told now than after a download
 
     @classmethod

@@ -48,13 +48,14 @@ def test_columns_keep_their_names_and_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_", ["parquet", "csv"])
 def test_columns_are_found_under_other_names_and_in_any_case(format_: str, tmp_path: Path) -> None:
+    number: object
     if format_ == "parquet":
-        part = parquet(tmp_path / "a.parquet", TEXT=["a cat"], Url=["u"], pwatermark=[0.5])
+        part, number = parquet(tmp_path / "a.parquet", TEXT=["a cat"], Url=["u"], pwatermark=[0.5]), 0.5
     else:
-        part = csv(tmp_path / "a.csv", "TEXT,Url,pwatermark\na cat,u,0.5\n")
+        part, number = csv(tmp_path / "a.csv", "TEXT,Url,pwatermark\na cat,u,0.5\n"), "0.5"
     columns = {"url": ["url"], "caption": ["caption", "text"], "score": ["aesthetic", "SCORE"]}
     found = rows_of(part, columns=columns, optional=["score"])
-    assert found == (["url", "caption", "score", "pwatermark"], [("u", "a cat", None, 0.5)])
+    assert found == (["url", "caption", "score", "pwatermark"], [("u", "a cat", None, number)])
 
 
 def test_the_first_of_several_names_wins_and_an_old_column_of_the_canonical_name_gives_way(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_a_missing_column_lists_what_is_there(format_: str, tmp_path: Path) -> N
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 NOT_THE_FORMAT = [
     *(("parquet", b""), ("parquet", b"<html>Not found</html>"), ("parquet", PNG), ("parquet", b"PAR1" * 40)),
-    *(("csv", PNG), ("csv", b"url,caption\nu,caf\xe9\n")),
+    ("csv", b"url,caption\nu,caf\xe9\n"),
 ]
 
 
@@ -121,10 +122,23 @@ def test_a_path_means_itself_whatever_duckdb_reads_into_it(format_: str, folder:
         assert rows_of(part) == (["name"], [(part.stem,)])
 
 
-def test_numbers_of_a_csv_are_numbers_only_when_all_of_them_are(tmp_path: Path) -> None:
-    many = "".join(f"{n},{n}\n" for n in range(30_000))
-    _, rows = rows_of(csv(tmp_path / "a.csv", f"score,caption\n{many}1.5,last\n"))
-    assert rows[0] == (0.0, "0") and rows[-1] == (1.5, "last")
+def test_everything_in_a_csv_is_the_text_that_stands_there(tmp_path: Path) -> None:
+    lines = ["007,01/02/2020", "1.50,true", '"a, b","two\nlines ""quoted"""', ",  "]
+    _, rows = rows_of(csv(tmp_path / "a.csv", "\n".join(["score,caption", *lines, ""])))
+    assert rows == [("007", "01/02/2020"), ("1.50", "true"), ("a, b", 'two\nlines "quoted"'), (None, "  ")]
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_byte_order_marks_and_line_ends(separator: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(f"\ufeffa{separator}b\r\n1,5{separator}x\r\n".encode())
+    assert rows_of(tmp_path / "a.csv") == (["a", "b"], [("1,5", "x")])
+
+
+def test_a_csv_row_of_another_length_is_an_error_that_names_its_line(tmp_path: Path) -> None:
+    """And not a reason to take a later line for the header."""
+    part = csv(tmp_path / "a.csv", "path,caption\n/a.jpg,x\n/b.jpg,y\npath,caption,height\n/c.jpg,z,600\n")
+    with pytest.raises(DataError, match="Line: 4"):
+        rows_of(part)
 
 
 def tar(path: Path, *members: tuple[str, bytes]) -> Path:

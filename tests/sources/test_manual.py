@@ -25,7 +25,7 @@ def test_nothing_there_yet_gives_the_instructions(tmp_path: Path) -> None:
 
 
 def test_what_is_there_and_does_not_match_is_not_taken(tmp_path: Path) -> None:
-    for name in ("README.txt", "_manifest.json", "_parts.tar", ".hidden.tar", ".images.zip.tmp"):
+    for name in ("README.txt", "_manifest.json", "_parts.jsonl", ".hidden.tar", ".images.zip.tmp"):
         (tmp_path / name).touch()
     with pytest.raises(SourceError, match="by hand"):
         manual.list_parts(FORM, tmp_path, None)

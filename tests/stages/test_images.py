@@ -26,7 +26,7 @@ def unpacked(tmp_path: Path, key: str, *members: tuple[str, bytes]) -> list[tupl
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    spec = StoreSpec(str(tmp_path / "images"), "set", None)
+    spec = StoreSpec("images", str(tmp_path / "images"), "set", None)
     task = ArchiveTask(tmp_path / "a.tar", "-", "a", key, spec, tmp_path / "index.parquet")
     make_from_archive(task)
     rows = read_index([task.output]).to_pylist()

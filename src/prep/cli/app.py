@@ -170,13 +170,17 @@ def add(
     Text-to-image rows: an image path (or address), a caption, and scores and sizes where there are any."""
     from prep.add import add_file
     from prep.cli import show
+    from prep.errors import UsageError
     from prep.stages.download import download
     from prep.stages.normalize import normalize
     from prep.workspace import Workspace
 
     workspace = _workspace()
     with workspace.exclusive(), show.bars(as_json):
-        mapping = dict(_pair(text, "--map") for text in map_ or [])
+        pairs = [_pair(text, "--map") for text in map_ or []]
+        mapping = dict(pairs)
+        if len(mapping) < len(pairs):
+            raise UsageError("--map names one column twice", "Map each column once.")
         added = add_file(workspace, file, name=name, mapping=mapping, force=force, dry_run=dry_run)
         outcomes: list[Outcome] = []
         if not dry_run:
@@ -247,6 +251,7 @@ def filter_(
     Rules given here go over the recipe's, and stay for later runs until `--reset`.
     """
     from prep.config import Rules
+    from prep.errors import PrepError
     from prep.stages.filter import filter_table
 
     workspace = _workspace()
@@ -257,12 +262,19 @@ def filter_(
     def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
         return filter_table(workspace, table, rules=workspace.rules(table, remembered), **options)
 
+    before = workspace.given_rules()
+
     def keep() -> None:
         for table in tables:  # a `where` that cannot be asked must not be remembered
             stage(workspace, table, dry_run=True)
         workspace.remember_rules(remembered)
 
-    _run_stage(workspace, stage, tables, as_json, before=keep, force=force, dry_run=dry_run)
+    try:
+        _run_stage(workspace, stage, tables, as_json, before=keep, force=force, dry_run=dry_run)
+    except PrepError:
+        if not dry_run and workspace.given_rules() == remembered:
+            workspace.remember_rules(before)  # nor one that fails on a row
+        raise
 
 
 @command("emit-yaml")
@@ -283,6 +295,7 @@ def emit_yaml_(
     """Write the YAML that the trainer reads."""
     from prep.cli import show
     from prep.errors import UsageError
+    from prep.line import stale_tables
     from prep.stages.emit_yaml import emit_yaml
 
     if output is not None and append is not None:
@@ -292,7 +305,14 @@ def emit_yaml_(
     with workspace.exclusive(), show.bars(as_json):
         pairs = [_pair(text, "--remap") for text in remap or []]
         emission = emit_yaml(
-            workspace, output=output, append=append, remap=pairs, partial=partial, force=force, dry_run=dry_run
+            workspace,
+            output=output,
+            append=append,
+            remap=pairs,
+            stale=stale_tables(workspace),
+            partial=partial,
+            force=force,
+            dry_run=dry_run,
         )
         show.emission(emission, workspace, dry_run, as_json)
 

@@ -23,7 +23,7 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
     outcomes = _tell(workspace, failures, dry_run, as_json)
     if dry_run:
         failures.raise_all()
-        show.run_result(outcomes, None, None, as_json)
+        show.run_result(outcomes, None, None, False, as_json)
         return False
     if failures.errors:
         if not as_json:
@@ -34,9 +34,9 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
         failures.raise_all()
     emission = emit_yaml(workspace, replace_own=True)
     is_new = emission.state == "done" or any(outcome.state == "done" for outcome in outcomes)
-    report = check_yaml(emission.path) if is_new else None
-    show.run_result(outcomes, emission, report, as_json)
-    return report is not None and bool(report.errors)
+    report = check_yaml(emission.path)
+    show.run_result(outcomes, emission, report, is_new, as_json)
+    return bool(report.errors)
 
 
 def _tell(workspace: Workspace, failures: Failures, dry_run: bool, as_json: bool) -> list[Outcome]:

@@ -28,7 +28,7 @@ _NAME_WIDTH = 18
 
 
 def _json(data: Any) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False))
+    print(json.dumps(data, indent=1, ensure_ascii=False, default=str))
 
 
 def _table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
@@ -322,7 +322,11 @@ def check(report: CheckReport, as_json: bool) -> None:
 
 
 def run_result(
-    outcomes: Sequence[Outcome], emission: Emission | None, report: CheckReport | None, as_json: bool
+    outcomes: Sequence[Outcome],
+    emission: Emission | None,
+    report: CheckReport | None,
+    is_new: bool,
+    as_json: bool,
 ) -> None:
     """The end of a run: what was kept, where the YAML is, what the loader will do with it."""
     if as_json:
@@ -331,16 +335,17 @@ def run_result(
         data["check"] = report.as_json() if report else None
         _json(data)
         return
-    if emission is None:
+    if emission is None or report is None:
         if all(outcome.state == "up to date" for outcome in outcomes):
             print("Nothing to do: everything is up to date.")
         return
-    if report is None:
+    if not is_new:
         print("Nothing to do: everything is up to date.")
-        kept_table(outcomes)
-        print(f"\n{emission.path}")
-        talk("Next: prep check")
-        return
+        if not report.errors:
+            kept_table(outcomes)
+            print(f"\n{emission.path}")
+            talk("Next: prep check")
+            return
     kept_table(outcomes)
     print(f"\n{emission.path}: {_number(len(emission.entries), 'entry', 'entries')}\n")
     check(report, as_json)

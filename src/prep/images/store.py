@@ -23,23 +23,28 @@ class Store(Protocol):
         """Return when all that was put survives a power cut."""
 
 
-def open_store(root: str, dataset: str, s3_endpoint: str | None) -> Store:
-    """The store for a dataset's images below `root` (an absolute folder or `s3://bucket/prefix`)."""
+def open_store(root: str, dataset: str, s3_endpoint: str | None, *, writer: str = "") -> Store:
+    """The store for a dataset's images below `root` (an absolute folder or `s3://bucket/prefix`).
+
+    Args:
+        writer: names the task that writes; two tasks may store the same image at the same time.
+    """
     if root.startswith("s3://"):
         return S3Store(f"{root}/{dataset}", s3_endpoint)
-    return DiskStore(Path(root) / dataset)
+    return DiskStore(Path(root) / dataset, writer)
 
 
 class DiskStore:
     """Bytes as files below a folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, writer: str = "") -> None:
         self.root = root
+        self._writer = writer
 
     def put(self, path: str, data: bytes) -> None:
         """Write beside the target, then rename; `sync` makes it durable, once for many files."""
         target = self.root / path
-        temporary = target.with_name(f".{target.name}.tmp")
+        temporary = target.with_name(f".{target.name}.{self._writer}.tmp")
         try:
             file = temporary.open("wb")
         except FileNotFoundError:

@@ -30,7 +30,8 @@ def open_records(
     """
     raised: list[PrepError] = []  # inside DuckDB's scan an exception would lose its type
     damaged = f"Delete {part} and run `prep download` again; if it stays so, the publisher changed its format."
-    with sql.data_errors(f"{part}: not the {records.format} it should be", damaged):
+    wrong_format = f"{part}: not the {records.format} it should be"
+    with sql.data_errors(wrong_format, damaged):
         if records.format == "parquet":
             connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.parquet_files([part])}")
         elif records.format == "csv":
@@ -45,6 +46,9 @@ def open_records(
     except (duckdb.Error, DataError) as error:
         if raised:
             raise raised[0] from error
+        if records.format == "csv" and isinstance(error, duckdb.InvalidInputException):  # met while it is read
+            with sql.data_errors(wrong_format, damaged):
+                raise
         raise
 
 

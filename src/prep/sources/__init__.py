@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
 from prep.config import Source
+from prep.manifest import JOURNAL_NAME, MANIFEST_NAME
 from prep.progress import Advance
 
 
@@ -68,13 +69,14 @@ def is_inside(path: str) -> bool:
 def matching(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
     """The paths that some glob of `include` takes and none of `exclude`; `*` crosses folders.
 
-    Never hidden files, nor files of hidden folders (`.cache` beside a download by other means).
+    Never hidden files, nor files of hidden folders (`.cache` beside a download by other means), nor names of ours.
     """
     include, exclude = tuple(include), tuple(exclude)
     return sorted(
         path
         for path in paths
-        if not any(step.startswith(".") for step in path.split("/"))
+        if path not in (MANIFEST_NAME, JOURNAL_NAME)
+        and not any(step.startswith(".") for step in path.split("/"))
         and any(fnmatch.fnmatchcase(path, glob) for glob in include)
         and not any(fnmatch.fnmatchcase(path, glob) for glob in exclude)
     )

@@ -19,7 +19,7 @@ def list_parts(source: ManualSource, folder: Path, revision: str | None) -> List
     """
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else []
     names = [path.relative_to(folder).as_posix() for path in found]
-    parts = tuple(part_of(folder / name, name) for name in matching(names, source.include) if not name.startswith("_"))
+    parts = tuple(part_of(folder / name, name) for name in matching(names, source.include))
     if not parts:
         raise SourceError(
             f"{folder.name} has to be fetched by hand:\n{source.instructions.strip()}",

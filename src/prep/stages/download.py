@@ -14,14 +14,22 @@ from prep.config import Dataset, Source
 from prep.engine import run_tasks
 from prep.errors import SourceError, WorkspaceError
 from prep.files import hash_file, write_text
-from prep.manifest import Manifest, Shard, fingerprint, read_finished, read_manifest, remove_manifest, write_manifest
+from prep.manifest import (
+    JOURNAL_NAME,
+    Manifest,
+    Shard,
+    fingerprint,
+    read_finished,
+    read_manifest,
+    remove_manifest,
+    write_manifest,
+)
 from prep.progress import Advance, bar
 from prep.sources import Listing, Part, module_of
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
 TRANSFERS = 4  # parts under way at once
-JOURNAL_NAME = "_parts.jsonl"  # parts finished so far; only there while a download is unfinished
 
 
 @dataclass(frozen=True)

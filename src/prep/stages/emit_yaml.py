@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prep import sql
-from prep.config import Entry
+from prep.config import Entry, GivenImages
 from prep.errors import ConfigError, DataError, UsageError
 from prep.files import write_text
 from prep.images.chunks import NOT_FETCHED
@@ -64,6 +64,7 @@ def emit_yaml(
     output: Path | None = None,
     append: Path | None = None,
     remap: Sequence[Remap] = (),
+    stale: Mapping[str, str] = {},
     partial: bool = False,
     force: bool = False,
     replace_own: bool = False,
@@ -74,8 +75,9 @@ def emit_yaml(
     Args:
         output: where to; by default `training/<recipe>.yaml`.
         append: add the entries to this YAML instead, keeping everything in it.
-        remap: (old, new) path prefixes for a trainer on another machine; the tables are then written once more, under
-            `training/`, with the images' paths rewritten too.
+        remap: (old, new) path prefixes for a trainer on another machine; the tables are then written once more, in a
+            folder beside the YAML, with the images' paths rewritten too.
+        stale: tables that are not what the configuration says now -> what to say of them.
         partial: leave out entries whose tables are not ready, instead of failing.
         force: replace a YAML that is there and differs.
         replace_own: replace it if it is still as `prep` wrote it.
@@ -85,12 +87,14 @@ def emit_yaml(
         UsageError: the YAML is there and differs.
         ConfigError: the recipe asks for what its tables do not have.
     """
+    path = append or output or workspace.training_yaml
+    _check_remap(workspace, remap)
     entries: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     notes: list[str] = []
     for entry in workspace.recipe.entries:
         try:
-            manifest = _ready(workspace, entry)
+            manifest = _ready(workspace, entry, stale)
         except DataError as error:
             if not partial:
                 raise
@@ -100,25 +104,27 @@ def emit_yaml(
         if lacking:
             notes.append(f"{entry.table}: {lacking} rows pass the filter but have no image yet (`prep images`)")
         folder = workspace.filtered(entry.table)
-        if remap and not dry_run:
-            folder = _remapped_table(workspace, entry.table, manifest, remap)
+        if remap:
+            folder = path.absolute().with_suffix("") / folder.name
+            _remap_table(workspace, entry.table, manifest, remap, folder, dry_run)
         entries.append(_entry(entry, manifest, Path(_remapped(str(folder), remap))))
     if not entries:
         raise DataError("no entry of the recipe is ready", "`prep status` shows what is missing; `prep run` does it.")
     if append is not None:
         return _append(workspace, append, entries, left_out, notes, dry_run)
-    path = output or workspace.training_yaml
     text = _text(workspace, entries, left_out, is_for_here=not remap)
     emission = Emission(path, text, "done", tuple(entries), left_out, tuple(notes))
     return _write(emission, force, replace_own, dry_run)
 
 
-def _ready(workspace: Workspace, entry: Entry) -> Manifest:
+def _ready(workspace: Workspace, entry: Entry, stale: Mapping[str, str]) -> Manifest:
     """The manifest of the entry's filtered table, if the trainer can have it."""
     table = entry.table
     manifest = read_finished(workspace.filtered(table))
     if manifest is None:
         raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
+    if table in stale:
+        raise DataError(f"table {table} is out of date: {stale[table]}", "`prep run` does all that is missing.")
     if not manifest.facts["has_images"]:
         raise DataError(
             f"the images of table {table} are not fetched yet",
@@ -226,7 +232,16 @@ def _append(
     parsed = read_exact(path)
     data = parsed.data if isinstance(parsed.data, dict) else {}
     present = data.get(lavida_o.DATASETS) or []
+    if not isinstance(present, list) or path.resolve() == workspace.recipe_path.resolve():
+        raise ConfigError(f"{path} is not a training YAML", "Name the trainer's; `-o FILE` writes a new one.")
     fresh = [entry for entry in entries if entry not in present]
+    tables = {entry.get(lavida_o.DATA_PATH) for entry in present if isinstance(entry, dict)}
+    double = [entry[lavida_o.NAME] for entry in fresh if entry[lavida_o.DATA_PATH] in tables]
+    if double:
+        raise UsageError(
+            f"{path} has the table of {', '.join(double)} already, with other settings",
+            "Training would draw its rows twice: take the old entry out first.",
+        )
     text = parsed.text
     if fresh:
         text = append_items(parsed, lavida_o.DATASETS, fresh)
@@ -273,16 +288,36 @@ def _remapped(path: str, remap: Sequence[Remap]) -> str:
     return path
 
 
-def _remapped_table(workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap]) -> Path:
-    """The folder of the table's copy with rewritten image paths."""
-    folder = workspace.training_yaml.parent / f"{table}.parquet"
+def _check_remap(workspace: Workspace, remap: Sequence[Remap]) -> None:
+    for old, new in remap:
+        if not (old.startswith(("/", "s3://")) and new.startswith("/")):
+            raise UsageError(
+                f"--remap {old}={new}: must be absolute paths (the old one may be s3://)",
+                "The trainer opens files by absolute path; mount a bucket to remap to it.",
+            )
+        ours = (str(workspace.root), workspace.image_root)
+        given = any(table.startswith(old) or old.startswith(table) for table in ours)
+        if not given and not _own_paths(workspace):
+            raise UsageError(f"--remap {old}={new}: no path here begins with {old}", f"Here is {workspace.root}.")
+
+
+def _own_paths(workspace: Workspace) -> bool:
+    """Whether some table's images lie wherever its own file says."""
+    return any(isinstance(workspace.table(table)[0].images, GivenImages) for table in workspace.table_names)
+
+
+def _remap_table(
+    workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], folder: Path, dry_run: bool
+) -> None:
+    """Write the table once more into `folder`, with rewritten image paths."""
     column = KINDS[manifest.facts["kind"]].image_path
     tasks = [
         RemapTask(workspace.filtered(table) / shard.name, shard.sha256, column, tuple(remap), folder / shard.name)
         for shard in manifest.shards
     ]
-    build_shards("emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers)
-    return folder
+    build_shards(
+        "emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers, dry_run=dry_run
+    )
 
 
 def write_remapped(task: RemapTask) -> None:

@@ -13,10 +13,23 @@ import duckdb
 
 from prep import sql
 from prep.config import ArchiveImages, Dataset, Rules, Table, UrlImages
-from prep.errors import ConfigError
+from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
-from prep.schema import AESTHETIC_SCORE, DROP_REASON, HEIGHT, IMAGE_KEY, KEY, KINDS, ROW, URL, WIDTH, Kind
+from prep.schema import (
+    AESTHETIC_SCORE,
+    DROP_REASON,
+    HEIGHT,
+    IMAGE_KEY,
+    IMAGE_STATUS,
+    KEY,
+    KINDS,
+    REASON,
+    ROW,
+    URL,
+    WIDTH,
+    Kind,
+)
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF
 from prep.workspace import Workspace
@@ -77,7 +90,9 @@ def filter_table(
         return Outcome("filter", name, "waiting", note="normalize first")
     images_of = workspace.catalogue.dataset(table.images_from or dataset.name)
     kind_of_images = images_of.images.kind if images_of.images else "archive"
-    index = read_finished(workspace.index(images_of.name))
+    index = read_finished(workspace.index(images_of.name)) if kind_of_images != "given" else None
+    if index is not None and index.facts["store"] != workspace.config.images:
+        index = None  # its images are where prep.yaml no longer says
     if index is None and kind_of_images == "archive":
         return Outcome("filter", name, "waiting", note=f"images of {images_of.name} first")
 
@@ -184,22 +199,33 @@ def _columns_with_values(kind: Kind, normalized: Manifest, *, has_index: bool) -
 
 
 def split_samples(task: FilterTask) -> None:
-    """Write the dropped, then the kept rows of one shard."""
+    """Write the dropped, then the kept rows of one shard.
+
+    Raises:
+        DataError: `where` cannot be asked of a row, or an input is damaged.
+    """
     judged = judged_query(task)
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, ROW, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
-    with sql.connect(task.output) as connection, sql.data_errors(str(task.samples), "Run `prep normalize --force`."):
-        dropped = f"SELECT * FROM ({judged}) WHERE reason IS NOT NULL"
-        sql.copy_to_parquet(connection, dropped, task.dropped, metadata)
-        passing = f"SELECT {kept_columns} FROM ({judged}) WHERE reason IS NULL"
-        sql.copy_to_parquet(connection, passing, task.output, metadata)
+    mend = "If it is the --where, `prep filter --reset` forgets it; if a file is damaged, remove its folder and run."
+    with sql.connect(task.output) as connection, sql.data_errors(f"{task.samples}, or its image index", mend):
+        rows = connection.execute(f"SELECT count(*) FROM {sql.parquet_files([task.samples])}").fetchall()[0][0]
+        if task.rules.where is not None:  # asked once: it need not give the same answer twice
+            answers = f"SELECT {ROW} FROM ({_with_image_facts(task)}) WHERE ({task.rules.where}\n)"
+            connection.execute(f"CREATE TEMP TABLE passing AS {answers}")
+        dropped = f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL"
+        passing = f"SELECT {kept_columns} FROM ({judged}) WHERE {REASON} IS NULL"
+        written = sql.copy_to_parquet(connection, dropped, task.dropped, metadata)
+        written += sql.copy_to_parquet(connection, passing, task.output, metadata)
+    if written != rows:
+        raise DataError(f"{task.samples} has {rows} rows, {written} were kept or dropped", "Please report this.")
 
 
 def judged_query(task: FilterTask) -> str:
     """SQL of every sample with its image's facts, and `reason`: why it is dropped, or null."""
     facts = _with_image_facts(task)
-    return f"SELECT * EXCLUDE ({DROP_REASON}, image_status), {_reason(task)} AS reason FROM ({facts})"
+    return f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({facts})"
 
 
 def _with_image_facts(task: FilterTask) -> str:
@@ -244,7 +270,7 @@ def _reason(task: FilterTask) -> str:
             branches.append(f"WHEN {HEIGHT} IS NULL OR {WIDTH} IS NULL THEN 'no_size'")
         branches.append(f"WHEN least({HEIGHT}, {WIDTH}) < {rules.min_size} THEN 'min_size'")
     if rules.where is not None:
-        branches.append(f"WHEN NOT coalesce(({rules.where}\n), false) THEN 'where'")  # it may end in a comment
+        branches.append(f"WHEN {ROW} NOT IN (SELECT {ROW} FROM passing) THEN 'where'")
     if task.images == "url" and task.index is not None:
         branches.append(f"WHEN image_status IS NULL THEN '{NOT_FETCHED}'")
     return f"CASE {' '.join(branches)} END"
@@ -255,7 +281,7 @@ def _check_where(task: FilterTask) -> None:
     with sql.connect() as connection:
         columns = connection.execute(f"DESCRIBE {_with_image_facts(task)}").fetchall()
         try:
-            connection.execute(f"DESCRIBE {judged_query(task)}")
+            connection.execute(f"DESCRIBE SELECT 1 FROM ({_with_image_facts(task)}) WHERE ({task.rules.where}\n)")
         except duckdb.Error as error:
             names = ", ".join(sorted(row[0] for row in columns if row[0] not in (DROP_REASON, "image_status")))
             raise ConfigError(

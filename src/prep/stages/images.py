@@ -27,11 +27,22 @@ HOPELESS = 10  # so many addresses, none reached, are no accident
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """Where a dataset's images are kept, as plain data for a worker."""
+    """Where a dataset's images are kept, as plain data for a worker.
 
+    Attributes:
+        name: the place as prep.yaml names it, which stays the same when a workspace is moved.
+    """
+
+    name: str
     root: str
     dataset: str
     s3_endpoint: str | None
+
+    @classmethod
+    def of(cls, workspace: Workspace, dataset: Dataset) -> StoreSpec:
+        """The place for a dataset's images in a workspace."""
+        config = workspace.config
+        return cls(config.images, workspace.image_root, dataset.name, config.s3_endpoint)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class ArchiveTask(ShardTask):
     @property
     def fingerprint(self) -> str:
         """Everything the shard and its images are made from."""
-        store = (self.store.root, self.store.s3_endpoint)
+        store = (self.store.name, self.store.s3_endpoint)
         return fingerprint([VERSION, self.archive_sha256, self.stem, self.key, store])
 
 
@@ -74,7 +85,7 @@ class UrlTask(ShardTask):
     @property
     def fingerprint(self) -> str:
         """Which rows, and where their images are kept."""
-        store = (self.store.root, self.store.s3_endpoint)
+        store = (self.store.name, self.store.s3_endpoint)
         return fingerprint([VERSION, self.table, self.shard, self.chunk, CHUNK_ROWS, store])
 
 
@@ -123,7 +134,7 @@ def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, 
             part.sha256,
             archive_stem(part.name),
             kind.key,
-            StoreSpec(workspace.image_root, dataset.name, workspace.config.s3_endpoint),
+            StoreSpec.of(workspace, dataset),
             folder / shard_name(index),
         )
         for index, part in enumerate(archives)
@@ -135,7 +146,7 @@ def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, 
         tasks,
         make_from_archive,
         count_images,
-        facts={"root": workspace.image_root, "archives": [part.name for part in archives]},
+        facts={"store": workspace.config.images, "archives": [part.name for part in archives]},
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
@@ -151,7 +162,7 @@ def make_from_archive(task: ArchiveTask) -> None:
     from prep.images.index import IndexRow, store_image, write_index
     from prep.images.store import open_store
 
-    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
+    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint, writer=task.output.stem)
     rows: dict[str, IndexRow] = {}
     files: set[str] = set()
     folders: set[str] = set()
@@ -191,7 +202,7 @@ def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: boo
     folder = workspace.index(dataset.name)
     index = read_finished(folder)
     is_covered = all(_is_covered(manifest) for manifest in manifests.values())
-    if not force and index and is_covered and index.facts["root"] == workspace.image_root:
+    if not force and index and is_covered and index.facts["store"] == workspace.config.images:
         return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
 
     tasks: list[UrlTask] = []
@@ -206,7 +217,7 @@ def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: boo
                         chunk,
                         workspace.filtered(table) / shard.name,
                         workspace.dropped(table) / shard.name,
-                        StoreSpec(workspace.image_root, dataset.name, workspace.config.s3_endpoint),
+                        StoreSpec.of(workspace, dataset),
                         workspace.config.allow_private_hosts,
                         force,
                         folder / chunk_name(table, shard.name, chunk),
@@ -220,7 +231,7 @@ def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: boo
         tasks,
         make_from_urls,
         count_images,
-        facts={"root": workspace.image_root},
+        facts={"store": workspace.config.images},
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
@@ -247,7 +258,7 @@ def _stale_chunks(tasks: Sequence[UrlTask]) -> set[str]:
     stale: set[str] = set()
     by_shard: dict[Path, list[UrlTask]] = {}
     for task in tasks:
-        if task.output.is_file():
+        if fingerprint_in(task.output) == task.fingerprint:
             by_shard.setdefault(task.filtered, []).append(task)
     for present in by_shard.values():
         known = sql.parquet_files([task.output for task in present])
@@ -294,7 +305,7 @@ def make_from_urls(task: UrlTask) -> None:
 
     known = _known_images(task)
     missing = _missing_images(task, known)
-    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint)
+    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint, writer=task.output.stem)
     rows: dict[int, IndexRow] = {}
 
     def keep(place: int, fetched: Fetched) -> None:

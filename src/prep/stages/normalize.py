@@ -22,7 +22,7 @@ from prep.errors import DataError
 from prep.images.archives import archive_stem
 from prep.manifest import Shard, fingerprint, read_finished
 from prep.readers import open_records
-from prep.schema import DROP_REASON, IMAGE_KEY, KEY, ROW, URL, Column
+from prep.schema import DROP_REASON, IMAGE_KEY, KEY, ROW, URL, Kind
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
@@ -37,7 +37,7 @@ class NormalizeTask(ShardTask):
 
     Attributes:
         images: how the table's images are addressed: `url`, `given` or `archive`.
-        base: folder of the data file, for relative paths of given images.
+        base: folder of the data file, which relative paths of given images start from.
         index: shards of the image index, for a table whose reader asks for image sizes.
         index_sha256: what is in them.
     """
@@ -80,14 +80,15 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
         if manifest is None:
             return Outcome("normalize", name, "waiting", note=f"images of {table.images_from or dataset.name} first")
         index = manifest.shards
+    kind_of_images = _images_kind(dataset, table)
     tasks = [
         NormalizeTask(
             workspace.raw(dataset.name) / part.name,
             part.name,
             part.sha256,
             table,
-            _images_kind(dataset, table),
-            str((workspace.raw(dataset.name) / part.name).resolve().parent),
+            kind_of_images,
+            str((workspace.raw(dataset.name) / part.name).resolve().parent) if kind_of_images == "given" else "",
             tuple(index_folder / shard.name for shard in index),
             tuple(shard.sha256 for shard in index),
             workspace.normalized(name) / shard_name(number),
@@ -176,77 +177,115 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
     Beside the publisher's columns the YAML's expressions may use `_part` (the part's path), `_stem` (without its
     ending) and `_row` (counted from 0).
     """
-    rows = (
-        f"(SELECT *, row_number() OVER () - 1 AS _row, {sql.text(task.part_name)} AS _part, "
-        f"{sql.text(archive_stem(task.part_name))} AS _stem FROM records)"
-    )
-    published = _published_values(task)
+    records = _numbered_records(connection, task)
+    published = _published(task)
     listed = ", ".join(f"({expression}) AS {sql.name(name)}" for name, expression in published.items())
-    described = connection.execute(f"DESCRIBE SELECT {listed} FROM {rows}").fetchall()
-    types = {row[0]: row[1] for row in described}
-    columns = {name: _typed(name, types[name], task.table.shape.column(name)) for name in published}
+    types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT {listed} FROM {records}").fetchall()}
 
     declared = [f"WHEN ({predicate}) THEN {sql.text(reason)}" for reason, predicate in task.table.drop.items()]
     own = f"{DROP_REASON}, " if task.table.records.function else ""  # a dataset's own function gives reasons too
-    declared_case = f"coalesce({own}{_case(declared)}) AS _declared"
-    inner = f"SELECT _part || '#' || _row AS {KEY}, _row AS {ROW}, {declared_case}, {listed} FROM {rows}"
-    unusable = [
-        f"WHEN {sql.name(name)} IS NOT NULL AND {value} IS NULL THEN {sql.text('bad_' + name)}"
-        for name, value in columns.items()
-        if task.table.shape.column(name) and types[name] not in ("FLOAT", "DOUBLE")
-    ]
+    reasons = f"coalesce({own}{_case(declared)}) AS _declared"
+    # NaN is how some publishers write null.
+    read = ", ".join(
+        f"nullif(({expression}), 'nan') AS {sql.name(name)}"
+        if types[name] in ("FLOAT", "DOUBLE")
+        else f"({expression}) AS {sql.name(name)}"
+        for name, expression in published.items()
+    )
+    raw = f"SELECT _part || '#' || _row AS {KEY}, _row AS {ROW}, {reasons}, {read} FROM {records}"
+
+    bad, values = [], []
+    for name, type_ in types.items():
+        value = _typed(sql.name(name), type_, _type_of(name, task.table.shape))
+        values.append(f"{value} AS {sql.name(name)}")
+        bad.append(f"WHEN {sql.name(name)} IS NOT NULL AND {value} IS NULL THEN 'bad_{name}'")
+    typed = f"SELECT {KEY}, {ROW}, coalesce(_declared, {_case(bad)}) AS _reason, {', '.join(values)} FROM ({raw})"
+
+    columns = {name: sql.name(name) for name in published} | _image_columns(task)
     missing = [
-        f"WHEN coalesce(CAST({columns[name]} AS VARCHAR), '') SIMILAR TO {_BLANK} THEN {sql.text('no_' + word)}"
+        f"WHEN coalesce({columns[name]}, '') SIMILAR TO {_BLANK} THEN 'no_{word}'"
         for name, word in _needed(task).items()
     ]
-    values = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())
-    reason = f"coalesce(_declared, {_case(missing + unusable)})"
-    return f"SELECT {KEY}, {ROW}, {values}, {reason} AS {DROP_REASON} FROM ({inner})"
+    final = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())
+    return f"SELECT {KEY}, {ROW}, {final}, coalesce(_reason, {_case(missing)}) AS {DROP_REASON} FROM ({typed})"
 
 
-def _published_values(task: NormalizeTask) -> dict[str, str]:
-    """SQL over the records for every column of the samples but `key` and `drop_reason`."""
+def _numbered_records(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) -> str:
+    """SQL of the records with our three columns, which go before a publisher's of the same name."""
+    ours = {
+        "_row": "row_number() OVER () - 1",
+        "_part": sql.text(task.part_name),
+        "_stem": sql.text(archive_stem(task.part_name)),
+    }
+    theirs = [row[0] for row in connection.execute("DESCRIBE records").fetchall()]
+    kept = [sql.name(name) for name in theirs if name.lower() not in ours]
+    added = [f"{value} AS {name}" for name, value in ours.items()]
+    return f"(SELECT {', '.join(kept + added)} FROM records)"
+
+
+def _published(task: NormalizeTask) -> dict[str, str]:
+    """SQL over the records of everything the publisher says of a sample, by the sample's column."""
     table = task.table
-    select = dict(table.select)
-    values: dict[str, str] = {}
-    if task.images == "url":
-        values[URL] = select.pop(URL, URL)
-        values[IMAGE_KEY] = f"substr(sha256({values[URL]}), 1, 32)"
-    elif task.images == "given":
-        path = f"CAST({select.pop(table.shape.image_path)} AS VARCHAR)"
-        absolute = f"regexp_matches({path}, '^(/|[a-z0-9]+://)')"
-        beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {sql.text(task.base + '/')} || {path}"
-        values[table.shape.image_path] = f"CASE WHEN {absolute} THEN {path} {beside} END"
-        values[IMAGE_KEY] = values[table.shape.image_path]
-    else:
-        values[IMAGE_KEY] = table.image or "NULL"
-    for column in table.shape.columns:
-        if column.name != table.shape.image_path:
-            values[column.name] = select.get(column.name, f"CAST(NULL AS {column.type})")
-    return values | table.extra
+    path = table.shape.image_path
+    image = {
+        "url": {URL: table.select.get(URL, URL)},
+        "given": {path: table.select.get(path, path)},
+        "archive": {IMAGE_KEY: table.image or "NULL"},
+    }[task.images]
+    columns = {
+        column.name: table.select.get(column.name, f"CAST(NULL AS {column.type})")
+        for column in table.shape.columns
+        if column.name != path
+    }
+    return image | columns | table.extra
 
 
-def _typed(name: str, type_: str, column: Column | None) -> str:
-    """SQL that gives a published value its column's type; what does not fit, and NaN, is null.
+def _type_of(name: str, kind: Kind) -> str | None:
+    """The type a column has in a sample; None for one that is kept as it is."""
+    column = kind.column(name)
+    if column is not None:
+        return column.type
+    return "VARCHAR" if name in (URL, IMAGE_KEY) else None
+
+
+def _typed(value: str, type_: str, wanted: str | None) -> str:
+    """SQL that gives a published value of `type_` the type it has in a sample; what does not fit is null.
 
     A float32 score goes to float64 through its shortest decimal, so that a published 5.67 is 5.67 and not
-    5.670000076: the strict cutoff then takes the same rows as a comparison in float32 would.
+    5.670000076: the strict cutoff then takes the same rows as a comparison in float32 would. Numbers that are not
+    whole are no sizes, infinity is no score, and lists and structs are no text.
     """
-    value = sql.name(name)
-    if column is None:
+    if wanted is None or type_ == wanted == "VARCHAR":
         return value
-    if column.type == "DOUBLE" and type_ == "FLOAT":
-        value = f"CAST({value} AS VARCHAR)"
-    value = f"TRY_CAST({value} AS {column.type})"
-    return f"CASE WHEN isfinite({value}) THEN {value} END" if column.type == "DOUBLE" else value
+    if type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION")):
+        return f"CAST(NULL AS {wanted})"
+    if wanted == "VARCHAR":
+        return f"TRY(decode({value}))" if type_ == "BLOB" else f"CAST({value} AS VARCHAR)"
+    number = f"TRY_CAST({f'CAST({value} AS VARCHAR)' if type_ in ('FLOAT', 'BLOB') else value} AS DOUBLE)"
+    if wanted == "DOUBLE":
+        return f"CASE WHEN isfinite({number}) THEN {number} END"
+    return f"CASE WHEN abs({number}) < 2e9 AND {number} = trunc({number}) THEN CAST({number} AS {wanted}) END"
+
+
+def _image_columns(task: NormalizeTask) -> dict[str, str]:
+    """SQL over the typed columns of those that name the image."""
+    path = task.table.shape.image_path
+    if task.images == "url":
+        return {IMAGE_KEY: f"substr(sha256({URL}), 1, 32)"}
+    if task.images == "given":
+        beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {sql.text(task.base + '/')} || {path}"
+        absolute = f"CASE WHEN regexp_matches({path}, '(?i)^(/|[a-z0-9]+://)') THEN {path} {beside} END"
+        return {path: absolute, IMAGE_KEY: absolute}
+    return {}
 
 
 def _needed(task: NormalizeTask) -> dict[str, str]:
     """Columns that a sample cannot do without, and the word for each in its reason."""
-    image = {URL: "url"} if task.images == "url" else {IMAGE_KEY: "image"}
     kind = task.table.shape
-    texts = [column.name for column in kind.columns if column.required and column.name != kind.image_path]
-    return image | {name: name for name in texts}
+    image = {URL: "url"} if task.images == "url" else {IMAGE_KEY: "image"}
+    return image | {
+        column.name: column.name for column in kind.columns if column.required and column.name != kind.image_path
+    }
 
 
 def _case(branches: list[str]) -> str:

@@ -142,7 +142,8 @@ def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> S
     if not all(output.is_file() for output in task.outputs):
         return None
     if known is not None and known.task == task.fingerprint:
-        return known if task.outputs[-1].stat().st_size == known.size_bytes else None
+        sizes = [output.stat().st_size for output in task.outputs]
+        return known if (sizes[-1], sum(sizes[:-1])) == (known.size_bytes, known.beside_bytes) else None
     if any(fingerprint_in(output) != task.fingerprint for output in task.outputs):
         return None
     return _describe(task, count)
@@ -159,7 +160,8 @@ def _describe(task: TaskT, count: Count[TaskT] | None) -> Shard:
     path = task.outputs[-1]
     rows = pq.read_metadata(path).num_rows
     counts = count(task) if count else {}
-    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), counts)
+    beside = sum(output.stat().st_size for output in task.outputs[:-1])
+    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), counts, beside)
 
 
 def fingerprint_in(path: Path) -> str | None:
