@@ -113,6 +113,14 @@ def test_wrong_in_a_workspace(arguments: list[str], code: int, words: str, blip:
             "recipe: recipe.yaml\nwrokers: 2\n",
             "prep.yaml:2: unknown key 'wrokers'; did you mean",
         ),
+        ("prep.yaml", "recipe: recipe.yaml\nimages: ~/pictures\n", "write the whole path"),
+        ("prep.yaml", "recipe: recipe.yaml\nimages: s3:/pictures\n", "write s3://bucket/prefix"),
+        ("prep.yaml", "recipe: recipe.yaml\nimages: filtered\n", "name a folder of their own"),
+        (
+            "prep.yaml",
+            "recipe: recipe.yaml\nsources: {coco-2071: {kind: local, path: /x}}\n",
+            "did you mean 'coco-2017'",
+        ),
         ("prep.yaml", "recipe: gone.yaml\n", "gone.yaml: cannot be read"),
         ("prep.yaml", "recipe: recipe.yaml\nworkers: 0\n", "prep.yaml:2: workers"),
         ("rules.yaml", "all: {aes_cutof: 5}\n", "rules.yaml:1: unknown key 'aes_cutof'; did you mean 'aes_cutoff'"),
@@ -174,6 +182,60 @@ def test_a_where_that_is_not_sql_is_not_remembered(blip: Path, world: World) -> 
     assert 'Referenced column "watermark" not found' in told and "columns of blip3o-60k: " in told
     assert not (blip / "rules.yaml").exists()
     assert prep(blip, "filter", "--where", "length(caption) > 3").returncode == 0
+
+
+def test_a_where_that_fails_on_a_row_is_not_remembered_either(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    told = fails(blip, "filter", "--where", "caption::INTEGER > 3")
+    assert "Could not convert" in told and "`prep filter --reset` forgets it" in told
+    assert not (blip / "rules.yaml").exists()
+    assert prep(blip, "run").returncode == 0
+
+
+def test_a_workspace_that_was_moved_goes_on_where_it_is(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    moved = blip.rename(blip.with_name("moved"))
+    assert "table blip3o-60k is out of date: filter has work to do" in fails(moved, "emit-yaml")
+    made = {outcome["stage"]: outcome["made"] for outcome in prep_json(moved, "run", "--dry-run")["outcomes"]}
+    assert made == {"download": 0, "images": 0, "normalize": 0, "filter": 11}
+    assert prep(moved, "run").returncode == 0  # no network: images and parts moved along
+    text = (moved / "training/blip.yaml").read_text()
+    assert str(moved) in text and str(blip) + "/" not in text
+
+
+def test_images_elsewhere_are_not_taken_for_there(blip: Path, world: World) -> None:
+    assert prep(blip, "run", world=world).returncode == 0
+    with (blip / "prep.yaml").open("a") as config:
+        config.write("images: elsewhere\n")
+    assert "images of blip3o-60k first" in fails(blip, "filter")
+    assert "out of date" in fails(blip, "emit-yaml")
+
+
+def test_a_run_whose_check_finds_errors_exits_1_every_time(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("s3_path,caption\n/nowhere/1.jpg,hello\n")
+    for command in (["init"], ["add", "mine.csv"]):
+        assert prep(tmp_path, *command).returncode == 0
+    for _ in range(2):
+        done = prep(tmp_path, "run")
+        assert done.returncode == 1 and "/nowhere/1.jpg" in done.stdout, done.stderr
+
+
+def test_one_address_in_many_shards_at_once(tmp_path: Path, world: World) -> None:
+    (tmp_path / "data").mkdir()
+    names = [f"coyo-{number:03}.jpg" for number in range(20)]
+    for part in range(6):
+        lines = [f"{world.url}/img/{name},picture {name}" for name in names]
+        (tmp_path / f"data/{part}.csv").write_text("\n".join(["url,caption", *lines, ""]))
+    entries = [{"table": "mine"}]
+    root = make_workspace(tmp_path / "w", {"name": "x", "entries": entries}, world, workers=6)
+    (root / "datasets").mkdir()
+    (root / "datasets/mine.yaml").write_text(
+        f"name: mine\nsource: {{kind: local, path: {tmp_path}/data}}\nimages: {{kind: url}}\ntables:\n"
+        "  mine: {kind: text-to-image, records: {format: csv, parts: '*'}, select: {caption: caption}}\n"
+    )
+    assert prep(root, "run", world=world).returncode == 0
+    assert len(list((root / "images/mine").rglob("*.jpg"))) == 20
+    assert not [path for path in (root / "images").rglob(".*") if path.is_file()]
 
 
 def test_an_empty_result_is_an_error_before_training(blip: Path, world: World) -> None:

@@ -192,6 +192,7 @@ def test_columns_are_mapped_and_relative_paths_made_absolute(tmp_path: Path) -> 
         ("s3_path,text", {"mapping": {"captoin": "text"}}, UsageError, "did you mean 'caption'?"),
         ("s3_path,caption", {"name": "../x"}, UsageError, "cannot be a dataset's name"),
         ("s3_path,caption", {"name": "coyo-700m"}, UsageError, "there already"),
+        ("s3_path,caption", {"name": "grand-f-openpsg"}, UsageError, "there already"),
     ],
 )
 def test_add_refuses(header: str, options: dict[str, Any], error: type[PrepError], words: str, tmp_path: Path) -> None:
@@ -308,6 +309,16 @@ def test_append_keeps_every_byte_of_the_other_yaml(filtered: Workspace, tmp_path
     assert data == {"datasets": [{"name": "old", "json_path": "/old.json"}, *emission.entries], "weights": {"a": 1}}
     assert emit_yaml(filtered, append=theirs).state == "up to date"
     assert theirs.read_text() == after
+
+
+def test_append_follows_links_and_keeps_rights(filtered: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "real.yaml").write_text("datasets: []\n")
+    (tmp_path / "real.yaml").chmod(0o640)
+    (tmp_path / "link.yaml").symlink_to("real.yaml")
+    emit_yaml(filtered, append=tmp_path / "link.yaml")
+    assert (tmp_path / "link.yaml").is_symlink()
+    assert (tmp_path / "real.yaml").stat().st_mode & 0o777 == 0o640
+    assert "mine" in (tmp_path / "real.yaml").read_text()
 
 
 def test_each_remapped_yaml_has_tables_of_its_own(filtered: Workspace) -> None:

@@ -983,3 +983,12 @@ batch_sizes:
         GroupReport("laion_coyo", 100, 1, 2, 100 / 280),
     ]
     assert [entry.name for entry in report.entries] == ["blip3o-60k", "grand-f (line 8)", "grand-f (line 14)"]
+
+
+def test_a_byte_order_mark_and_bottomless_rows_stop_the_loader(tmp_path: Path) -> None:
+    for name, data in (("bom", b'\xef\xbb\xbf{"a": 1}\n'), ("deep", b'{"a": ' + b"[" * 200_000)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(data + b"\n")
+        training = tmp_path / f"{name}.yaml"
+        training.write_text(f"datasets:\n  - {{name: {name}, json_path: {path}}}\n")
+        assert [finding.entry for finding in check_yaml(training).errors] == [name]

@@ -250,7 +250,7 @@ class JsonList:
                     yield row
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}") from error
-        except (ijson.JSONError, ValueError) as error:
+        except (ijson.JSONError, ValueError, RecursionError) as error:
             raise DataError(f"{self.path} is not good JSON after item {number}: {error}") from error
 
     def measure(self) -> ListFacts:
@@ -269,7 +269,8 @@ class JsonList:
 
     @staticmethod
     def _lines(file: Iterable[bytes]) -> Iterator[Any]:
-        return (json.loads(line) for line in file if line.strip())
+        # As text, like the loader: a byte order mark is then an error, which it is not in bytes.
+        return (json.loads(line.decode()) for line in file if line.strip())
 
     def _items(self, file: Any) -> Iterator[Any]:
         first = next(iter(ijson.basic_parse(file)), ("", None))
