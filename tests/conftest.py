@@ -12,8 +12,6 @@ from hypothesis import HealthCheck, settings
 from prep.publishers import World
 from s3_server import S3Server, find_rclone, serve_s3
 
-__all__ = ["S3Server"]
-
 # A busy machine is no reason to fail; and what CI tries it tries again, so that a failure there can be repeated.
 settings.register_profile(
     "prep", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
