@@ -50,6 +50,7 @@ def verdict(is_met: bool) -> str:
 
 
 def report(workspace: Path) -> str:
+    """Time the commands and return the results page; `workspace` holds a finished line."""
     imported = seconds([sys.executable, "-c", "import typer"])
     helped = seconds([PREP, "--help"])
     ran = seconds([PREP, "-C", str(workspace), "run"])

@@ -30,7 +30,7 @@ from prep.stages.emit_yaml import emit_yaml
 from prep.stages.filter import filter_table
 from prep.stages.normalize import normalize
 from prep.workspace import RulesFile, Workspace
-from worlds import prep
+from worlds import prep, snapshot
 
 progress.use(progress.no_bar)
 
@@ -330,6 +330,16 @@ def test_each_remapped_yaml_has_tables_of_its_own(filtered: Workspace) -> None:
         assert entry["json_path"] == f"/{name}/training/{name}/mine.parquet"
         paths = pd.read_parquet(filtered.root / f"training/{name}/mine.parquet")["s3_path"]
         assert paths.str.startswith(f"/{name}/images/").all()
+
+
+def test_a_refused_remap_leaves_the_tables_of_the_yaml_that_is_there(filtered: Workspace) -> None:
+    here, path = str(filtered.root), filtered.root / "training/a.yaml"
+    emit_yaml(filtered, output=path, remap=[(here, "/a")])
+    before = snapshot(filtered.root)
+    with pytest.raises(UsageError, match="is there and differs"):
+        emit_yaml(filtered, output=path, remap=[(here, "/b")])
+    emit_yaml(filtered, output=path, remap=[(here, "/b")], dry_run=True)
+    assert snapshot(filtered.root) == before
 
 
 @pytest.mark.parametrize("remap", [("/here", "s3://bucket"), ("/here", "there"), ("here", "/there")])

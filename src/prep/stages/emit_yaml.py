@@ -89,32 +89,56 @@ def emit_yaml(
     """
     path = append or output or workspace.training_yaml
     _check_remap(workspace, remap)
+    ready, left_out = _ready_entries(workspace, stale, partial)
     entries: list[dict[str, Any]] = []
+    copies: list[tuple[str, Manifest, Path]] = []
+    for entry, manifest in ready:
+        folder = workspace.filtered(entry.table)
+        if remap:
+            folder = path.absolute().with_suffix("") / folder.name
+            copies.append((entry.table, manifest, folder))
+        entries.append(_entry(entry, manifest, Path(_remapped(str(folder), remap))))
+    if append is not None:
+        text, fresh = _appended(workspace, path, entries)
+    else:
+        text, fresh = _text(workspace, entries, left_out, is_for_here=not remap), entries
+    is_there = path.is_file() and path.read_bytes() == text.encode()
+    state = "up to date" if is_there else "planned" if dry_run else "done"
+    if state == "done" and append is None:
+        _refuse_to_clobber(path, force, replace_own)
+    if not dry_run:
+        for table, manifest, folder in copies:
+            _remap_table(workspace, table, manifest, remap, folder)
+    if state == "done":
+        write_text(path, text)
+    return Emission(path, text, state, tuple(fresh), left_out, _notes(ready))
+
+
+def _ready_entries(
+    workspace: Workspace, stale: Mapping[str, str], partial: bool
+) -> tuple[list[tuple[Entry, Manifest]], dict[str, str]]:
+    """Entries whose tables are ready, each with its table's manifest; and why the others are left out."""
+    ready: list[tuple[Entry, Manifest]] = []
     left_out: dict[str, str] = {}
-    notes: list[str] = []
     for entry in workspace.recipe.entries:
         try:
-            manifest = _ready(workspace, entry, stale)
+            ready.append((entry, _ready(workspace, entry, stale)))
         except DataError as error:
             if not partial:
                 raise
             left_out[entry.table] = error.message
-            continue
-        lacking = manifest.counts.get(NOT_FETCHED, 0)
-        if lacking:
-            notes.append(f"{entry.table}: {lacking} rows pass the filter but have no image yet (`prep images`)")
-        folder = workspace.filtered(entry.table)
-        if remap:
-            folder = path.absolute().with_suffix("") / folder.name
-            _remap_table(workspace, entry.table, manifest, remap, folder, dry_run)
-        entries.append(_entry(entry, manifest, Path(_remapped(str(folder), remap))))
-    if not entries:
+    if not ready:
         raise DataError("no entry of the recipe is ready", "`prep status` shows what is missing; `prep run` does it.")
-    if append is not None:
-        return _append(workspace, append, entries, left_out, notes, dry_run)
-    text = _text(workspace, entries, left_out, is_for_here=not remap)
-    emission = Emission(path, text, "done", tuple(entries), left_out, tuple(notes))
-    return _write(emission, force, replace_own, dry_run)
+    return ready, left_out
+
+
+def _notes(ready: Sequence[tuple[Entry, Manifest]]) -> tuple[str, ...]:
+    lacking = {entry.table: manifest.counts.get(NOT_FETCHED, 0) for entry, manifest in ready}
+    return tuple(
+        f"{table}: {count} rows pass the filter but have no image yet (`prep images`)"
+        for table, count in lacking.items()
+        if count
+    )
 
 
 def _ready(workspace: Workspace, entry: Entry, stale: Mapping[str, str]) -> Manifest:
@@ -196,39 +220,22 @@ def _is_own(text: str) -> bool:
     return mark == f"{_MARK}{fingerprint(body)}"
 
 
-def _write(emission: Emission, force: bool, replace_own: bool, dry_run: bool) -> Emission:
-    path = emission.path
+def _refuse_to_clobber(path: Path, force: bool, replace_own: bool) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "Name the YAML file to write.")
-    if path.exists():
-        there = path.read_text(encoding="utf-8", errors="replace")
-        if there == emission.text:
-            return _in_state(emission, "up to date")
-        if not (force or dry_run or (replace_own and _is_own(there))):
-            edited = "it is as prep wrote it" if _is_own(there) else "it is edited, or for another machine"
-            raise UsageError(
-                f"{path} is there and differs ({edited})",
-                "`prep emit-yaml --force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
-            )
-    if dry_run:
-        return _in_state(emission, "planned")
-    write_text(path, emission.text)
-    return emission
+    if force or not path.exists():
+        return
+    is_own = _is_own(path.read_text(encoding="utf-8", errors="replace"))
+    if not (is_own and replace_own):
+        edited = "it is as prep wrote it" if is_own else "it is edited, or for another machine"
+        raise UsageError(
+            f"{path} is there and differs ({edited})",
+            "`prep emit-yaml --force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
+        )
 
 
-def _in_state(emission: Emission, state: str) -> Emission:
-    return Emission(emission.path, emission.text, state, emission.entries, emission.left_out, emission.notes)
-
-
-def _append(
-    workspace: Workspace,
-    path: Path,
-    entries: list[dict[str, Any]],
-    left_out: dict[str, str],
-    notes: list[str],
-    dry_run: bool,
-) -> Emission:
-    """Add to a YAML what it does not have yet; its own weights stay as they are."""
+def _appended(workspace: Workspace, path: Path, entries: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The YAML with what it does not have yet, and those entries; its own weights stay as they are."""
     parsed = read_exact(path)
     data = parsed.data if isinstance(parsed.data, dict) else {}
     present = data.get(lavida_o.DATASETS) or []
@@ -252,13 +259,7 @@ def _append(
         new = {group: number for group, number in numbers.items() if group in groups and group not in there}
         if new:
             text = add_keys(parse_yaml(text, path), key, new)
-    emission = Emission(path, text, "done", tuple(fresh), left_out, tuple(notes))
-    if text == parsed.text:
-        return _in_state(emission, "up to date")
-    if dry_run:
-        return _in_state(emission, "planned")
-    write_text(path, text)
-    return emission
+    return text, fresh
 
 
 # -- another machine's paths ---------------------------------------------------------------------------------
@@ -296,28 +297,24 @@ def _check_remap(workspace: Workspace, remap: Sequence[Remap]) -> None:
                 "The trainer opens files by absolute path; mount a bucket to remap to it.",
             )
         ours = (str(workspace.root), workspace.image_root)
-        given = any(table.startswith(old) or old.startswith(table) for table in ours)
-        if not given and not _own_paths(workspace):
+        is_ours = any(place.startswith(old) or old.startswith(place) for place in ours)
+        if not is_ours and not _has_given_images(workspace):
             raise UsageError(f"--remap {old}={new}: no path here begins with {old}", f"Here is {workspace.root}.")
 
 
-def _own_paths(workspace: Workspace) -> bool:
+def _has_given_images(workspace: Workspace) -> bool:
     """Whether some table's images lie wherever its own file says."""
     return any(isinstance(workspace.table(table)[0].images, GivenImages) for table in workspace.table_names)
 
 
-def _remap_table(
-    workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], folder: Path, dry_run: bool
-) -> None:
+def _remap_table(workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], folder: Path) -> None:
     """Write the table once more into `folder`, with rewritten image paths."""
     column = KINDS[manifest.facts["kind"]].image_path
     tasks = [
         RemapTask(workspace.filtered(table) / shard.name, shard.sha256, column, tuple(remap), folder / shard.name)
         for shard in manifest.shards
     ]
-    build_shards(
-        "emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers, dry_run=dry_run
-    )
+    build_shards("emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers)
 
 
 def write_remapped(task: RemapTask) -> None:
