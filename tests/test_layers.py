@@ -17,7 +17,7 @@ LAYERS = [
     {"sources", "images", "readers", "datasets", "trainers", "publishers"},
     {"workspace", "yaml_edit"},
     {"config", "sql", "schema", "manifest"},
-    {"engine", "yaml_file", "files", "progress"},
+    {"engine", "yaml_file", "files", "progress", "web"},
     {"errors"},
 ]
 

@@ -6,7 +6,6 @@ Every address ends in one `Fetched`: bytes, or the class of what went wrong.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import socket
 import ssl
@@ -21,7 +20,7 @@ import aiohttp
 
 import prep
 from prep.images.probe import MAX_IMAGE_BYTES
-from prep.sources.transfer import retry_after
+from prep.web import may_connect, retry_after
 
 CONCURRENCY = 64
 PER_HOST = 8
@@ -30,7 +29,6 @@ MAX_REDIRECTS = 5
 TIMEOUT_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 10.0
 USER_AGENT = f"Mozilla/5.0 (compatible; prep/{prep.__version__}; dataset preparation)"
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator, RFC 6052
 OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
 RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
 
@@ -88,16 +86,9 @@ async def _fetch_all(
 
 
 def _socket(allow_private_hosts: bool, address: tuple[Any, ...]) -> socket.socket:
-    """Open a socket for a resolved address, the one that will be connected to, unless it must not be.
-
-    Link-local addresses (where clouds serve a machine's credentials) are refused even where private ones are allowed.
-    """
+    """Open a socket for a resolved address, the one that will be connected to, unless it must not be."""
     family, kind, protocol, _, target = address
-    ip = ipaddress.ip_address(str(target[0]).split("%")[0])
-    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
-    if ip in NAT64:
-        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    if ip.is_link_local or ip.is_multicast or not (ip.is_global or allow_private_hosts):
+    if not may_connect(str(target[0]), allow_private_hosts=allow_private_hosts):
         # The same words for every address of a name: only then does aiohttp raise the error itself, not a list of them.
         raise _BlockedAddress("not a public address")
     return socket.socket(family, kind, protocol)

@@ -1,7 +1,7 @@
 """Where published files come from: one module per kind of place, each with the same two functions.
 
 list_parts(source, folder, revision)  what the publisher has, and what it says of each file
-fetch(source, part, target, advance)  bring one part to `target`, whole or not at all
+fetch(source, part, target, session)  bring one part to `target`, whole or not at all
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from prep.config import Source
-from prep.manifest import JOURNAL_NAME, MANIFEST_NAME
-from prep.progress import Advance
+from prep.manifest import JOURNAL_NAME, MANIFEST_NAME, fingerprint
+
+if TYPE_CHECKING:
+    from prep.sources.transfer import Session
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Part:
 
     Attributes:
         path: its path below `raw/<dataset>/`.
-        url: where it is; for a local or manual file its path.
+        url: where it is now; for a local or manual file its path.
         size_bytes, sha256, md5: as far as the publisher says.
-        version: anything else that changes when the file does (an ETag, a modification time).
+        version: anything else that changes when the file does (an ETag, a modification time, an address).
     """
 
     path: str
@@ -35,6 +37,11 @@ class Part:
     sha256: str | None = None
     md5: str | None = None
     version: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Changes when the file does; not when the same file is found at another address."""
+        return fingerprint([self.path, self.size_bytes, self.sha256, self.md5, self.version])
 
 
 @dataclass(frozen=True)
@@ -51,13 +58,13 @@ class SourceModule(Protocol):
     def list_parts(self, source: Any, folder: Path, revision: str | None) -> Listing:
         """The source's parts; `folder` is the dataset's place in `raw/`, `revision` one pinned before."""
 
-    def fetch(self, source: Any, part: Part, target: Path, advance: Advance) -> None:
-        """Bring one part to `target`, whole or not at all."""
+    def fetch(self, source: Any, part: Part, target: Path, session: Session) -> str:
+        """Bring one part to `target`, whole or not at all; gives the SHA-256 of its bytes."""
 
 
 def module_of(source: Source) -> SourceModule:
     """The module for the source's kind."""
-    return cast(SourceModule, import_module(f"prep.sources.{source.kind}"))
+    return cast(SourceModule, import_module(f"prep.sources.{source.kind.replace('-', '_')}"))
 
 
 def is_inside(path: str) -> bool:

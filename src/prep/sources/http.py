@@ -7,9 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from prep.config import HttpSource
 from prep.errors import ConfigError
-from prep.progress import Advance
 from prep.sources import Listing, Part, is_inside
-from prep.sources.transfer import transfer
+from prep.sources.transfer import Session
 
 
 def list_parts(source: HttpSource, folder: Path, revision: str | None) -> Listing:
@@ -26,7 +25,7 @@ def list_parts(source: HttpSource, folder: Path, revision: str | None) -> Listin
             raise ConfigError(f"{file.url}: {str(path)!r} is not a path inside the dataset's folder", mend)
         if str(path) in parts:
             raise ConfigError(f"{file.url} and {parts[str(path)].url} would both be {str(path)!r}", mend)
-        parts[str(path)] = Part(str(path), file.url, file.size_bytes, file.sha256, file.md5)
+        parts[str(path)] = Part(str(path), file.url, file.size_bytes, file.sha256, file.md5, file.url)
     return Listing(tuple(part for _, part in sorted(parts.items())))
 
 
@@ -40,6 +39,6 @@ def _path_of(url: str) -> str:
     return address.path
 
 
-def fetch(source: HttpSource, part: Part, target: Path, advance: Advance) -> None:
+def fetch(source: HttpSource, part: Part, target: Path, session: Session) -> str:
     """Bring one file."""
-    transfer(part, target, {}, advance)
+    return session.bring(part, target)

@@ -22,9 +22,9 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from prep.config import HuggingFaceSource
 from prep.errors import PrepError, SourceError
-from prep.progress import Advance
 from prep.sources import Listing, Part, is_inside, matching
-from prep.sources.transfer import USER_AGENT, transfer
+from prep.sources.transfer import Refused, Session
+from prep.web import USER_AGENT
 
 
 def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) -> Listing:
@@ -51,14 +51,12 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
     return Listing(tuple(parts), {"repo": source.repo, "revision": commit})
 
 
-def fetch(source: HuggingFaceSource, part: Part, target: Path, advance: Advance) -> None:
+def fetch(source: HuggingFaceSource, part: Part, target: Path, session: Session) -> str:
     """Bring one file of the repository."""
     try:
-        transfer(part, target, build_hf_headers(user_agent=USER_AGENT), advance)
-    except SourceError as error:
-        if "access refused" in error.message:
-            raise _refused(source) from error
-        raise
+        return session.bring(part, target, build_hf_headers(user_agent=USER_AGENT))
+    except Refused as error:
+        raise _refused(source) from error
 
 
 def _refused(source: HuggingFaceSource) -> SourceError:

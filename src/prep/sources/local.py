@@ -6,8 +6,9 @@ from pathlib import Path
 
 from prep.config import LocalSource
 from prep.errors import SourceError
-from prep.progress import Advance
+from prep.files import hash_file
 from prep.sources import Listing, Part, matching
+from prep.sources.transfer import Session
 
 
 def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listing:
@@ -29,7 +30,7 @@ def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listi
     return Listing(tuple(part_of(paths[name], name) for name in matching(paths, source.include)))
 
 
-def fetch(source: LocalSource, part: Part, target: Path, advance: Advance) -> None:
+def fetch(source: LocalSource, part: Part, target: Path, session: Session) -> str:
     """Link the file to its place.
 
     Raises:
@@ -44,7 +45,8 @@ def fetch(source: LocalSource, part: Part, target: Path, advance: Advance) -> No
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(origin)
         temporary.replace(target)
-    advance(part.size_bytes or 0)
+    session.advance(part.size_bytes or 0)
+    return hash_file(target)
 
 
 def part_of(path: Path, name: str) -> Part:

@@ -5,26 +5,24 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import urllib3
 from urllib3.exceptions import HTTPError, ProtocolError
 
-import prep
 from prep.errors import SourceError
 from prep.files import atomic_path
 from prep.progress import Advance
 from prep.sources import Part
+from prep.web import USER_AGENT, retry_after
 
 ATTEMPTS = 5
 MAX_PAUSE_SECONDS = 120.0
 CHUNK_BYTES = 1 << 20
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
-USER_AGENT = f"prep/{prep.__version__}"
 
 
 class _Transient(Exception):
@@ -39,6 +37,103 @@ class _Transient(Exception):
 def _pool() -> urllib3.PoolManager:
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)
     return urllib3.PoolManager(maxsize=16, timeout=urllib3.Timeout(connect=15, read=60), retries=retries)
+
+
+class Refused(SourceError):
+    """The server answers 401 or 403: terms to accept, a token to give, or an address that has run out."""
+
+
+class WebPage(SourceError):
+    """A web page came where a file should be.
+
+    Attributes:
+        html: its beginning.
+    """
+
+    html = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server says of an address, without its body.
+
+    Attributes:
+        size_bytes: of the whole file; None where it does not say.
+        headers: names in lower case.
+        body: the first bytes, at most as many as were asked for.
+    """
+
+    status: int
+    size_bytes: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Session:
+    """Connections, limits and manners shared by all transfers of one download; a context manager.
+
+    Args:
+        advance: told of bytes as they come, and of their negative when they are thrown away.
+        allow_private_hosts: let redirects, and addresses that no configuration names, lead to private hosts.
+        deadline: moment of `time.monotonic()` after which nothing goes on.
+    """
+
+    def __init__(
+        self,
+        advance: Advance = lambda amount: None,
+        *,
+        allow_private_hosts: bool = False,
+        deadline: float | None = None,
+    ) -> None:
+        self.advance = advance
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def ask(
+        self, url: str, headers: Mapping[str, str] | None = None, *, limit: int = 0, is_named: bool = True
+    ) -> Answer:
+        """What the server says of `url` after redirects, with at most `limit` bytes of the body.
+
+        Raises:
+            SourceError: it cannot be asked (an answer of 4xx or 5xx is an answer).
+        """
+        response = _pool().request(
+            "GET", url, headers={"User-Agent": USER_AGENT, **(headers or {})}, preload_content=False
+        )
+        size = response.headers.get("Content-Length")
+        body = response.read(limit) if limit else b""
+        response.close()
+        return Answer(
+            response.status, int(size) if size else None, {k.lower(): v for k, v in response.headers.items()}, body
+        )
+
+    def bring(
+        self,
+        part: Part,
+        target: Path,
+        headers: Mapping[str, str] | None = None,
+        *,
+        address: Callable[[], str] | None = None,
+        is_named: bool = True,
+    ) -> str:
+        """Bring `part` to `target`, check size and hash against what its publisher says, and give its SHA-256.
+
+        Args:
+            headers: sent to the part's own host, not to where it redirects.
+            address: gives the address to ask, anew each time (signed ones run out); by default the part's url.
+            is_named: whether the configuration names the host, which then may be private.
+
+        Raises:
+            Refused, WebPage, SourceError: it cannot be had, or its bytes are not the publisher's.
+        """
+        transfer(part, target, headers or {}, self.advance)
+        from prep.files import hash_file
+
+        return hash_file(target)
 
 
 def transfer(part: Part, target: Path, headers: Mapping[str, str], advance: Advance) -> None:
@@ -99,23 +194,12 @@ def _attempt(part: Part, target: Path, headers: Mapping[str, str], advance: Adva
         raise _Transient(_plain(error)) from error
 
 
-def retry_after(value: str) -> float | None:
-    """Seconds that a Retry-After header asks to wait, as a number or as a date; None for anything else."""
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())
-
-
 def _check_status(part: Part, response: urllib3.BaseHTTPResponse) -> None:
     if response.status in RETRIED:
         pause = retry_after(response.headers.get("Retry-After", ""))
         raise _Transient(f"the server answers {response.status}", pause)
     if response.status in (401, 403):
-        raise SourceError(
+        raise Refused(
             f"{part.url}: the server answers {response.status}, access refused",
             "Accept the dataset's terms on its page, then set HF_TOKEN or run `hf auth login`.",
         )

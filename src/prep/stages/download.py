@@ -26,6 +26,7 @@ from prep.manifest import (
 )
 from prep.progress import Advance, bar
 from prep.sources import Listing, Part, module_of
+from prep.sources.transfer import Session
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
@@ -43,7 +44,7 @@ class PartTask:
     @property
     def fingerprint(self) -> str:
         """Changes when the publisher's file does."""
-        return fingerprint(asdict(self.part))
+        return self.part.identity
 
     @property
     def target(self) -> Path:
@@ -119,7 +120,7 @@ def _bring(name: str, folder: Path, missing: Sequence[PartTask], finished: dict[
 
 
 def _fetch(task: PartTask, advance: Advance) -> Shard:
-    module_of(task.source).fetch(task.source, task.part, task.target, advance)
+    module_of(task.source).fetch(task.source, task.part, task.target, Session(advance))
     return _describe(task)
 
 

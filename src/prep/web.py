@@ -1,0 +1,36 @@
+"""What every request to the web obeys: which addresses it may reach, how long it waits, who it says it is."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+import prep
+
+USER_AGENT = f"prep/{prep.__version__}"
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator, RFC 6052
+
+
+def may_connect(address: str, *, allow_private_hosts: bool) -> bool:
+    """Whether a resolved IP address may be connected to.
+
+    Link-local addresses (where clouds serve a machine's credentials) are refused even where private ones are allowed.
+    """
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.split("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    if ip in NAT64:
+        ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return not ip.is_link_local and not ip.is_multicast and (ip.is_global or allow_private_hosts)
+
+
+def retry_after(value: str) -> float | None:
+    """Seconds that a Retry-After header asks to wait, as a number or as a date; None for anything else."""
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())
