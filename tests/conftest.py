@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from prep.publishers import World
+from prep.publishers.drive import SCAN_LIMIT
+from prep.publishers.hub import WINDOW_SECONDS
 from s3_server import S3Server, find_rclone, serve_s3
 
 # A busy machine is no reason to fail; and what CI tries it tries again, so that a failure there can be repeated.
@@ -31,8 +33,15 @@ def world(running_world: World) -> Iterator[World]:
     """The publishers, their log empty, behaving well again after the test."""
     running_world.requests.clear()
     running_world.server.request_headers.clear()
+    running_world.server.sent.clear()
     yield running_world
-    running_world.faults.clear()
+    server = running_world.server
+    server.faults.clear()
+    server.hub.signature_uses, server.hub.quota, server.hub.window_seconds = None, {}, WINDOW_SECONDS
+    server.hub.page_size = 1000
+    server.drive.scan_limit, server.drive.page_size = SCAN_LIMIT, 100
+    server.drive.over_quota.clear()
+    server.drive.private.clear()
 
 
 @pytest.fixture

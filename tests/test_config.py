@@ -17,12 +17,17 @@ from prep.config import (
     Catalogue,
     Dataset,
     Entry,
+    File,
+    GoogleDriveFile,
+    GoogleDriveSource,
     HttpSource,
     HuggingFaceSource,
+    LinksTable,
     LocalSource,
     ManualSource,
     Recipe,
     Rules,
+    S3Source,
     Source,
     UrlImages,
     WorkspaceConfig,
@@ -140,7 +145,7 @@ def test_an_unknown_key_has_its_line_and_the_nearest_right_one(write: Callable[[
 NO_NAME = "name: String should match pattern '^[A-Za-z0-9][A-Za-z0-9._+-]*$'"
 NO_KIND = (
     "sources.coyo: Input tag 'ftp' found using 'kind' does not match any of the expected tags: "
-    "'huggingface', 'http', 'local', 'manual'"
+    "'huggingface', 'http', 's3', 'google-drive', 'local', 'manual'"
 )
 WRONG: list[tuple[type[BaseModel], str, str]] = [
     (WorkspaceConfig, "recipe: r\nwokers: 3\n", "2: unknown key 'wokers'; did you mean 'workers'?"),
@@ -248,6 +253,146 @@ def test_nearest() -> None:
     assert nearest("zzz", ["laion", "coyo-700m"]) == nearest("a", []) == ""
 
 
+# -- sources -------------------------------------------------------------------------------------------------
+
+
+def sources_of(*texts: str) -> str:
+    """A dataset with these sources: the first, and its mirrors."""
+    mirrors = ", ".join(texts[1:])
+    return DATASET.replace("{kind: local, path: /data}", f"{texts[0]}\nmirrors: [{mirrors}]")
+
+
+def test_a_dataset_has_mirrors_of_any_kind(write: Callable[[str], Path]) -> None:
+    dataset = load(
+        Dataset,
+        write(
+            sources_of(
+                "{kind: huggingface, repo: a/b}",
+                "{kind: s3, path: s3://bucket/data/, endpoint: 'https://host', region: eu, anonymous: true}",
+                "{kind: google-drive, folder: 1abc, files: [{id: 1d, path: x.zip, size_bytes: 3}]}",
+                "{kind: local, path: /data, copy: true}",
+                "{kind: manual, instructions: Ask., links: {file: '*.txt', url: link}, files: [{path: a.tar}]}",
+            )
+        ),
+    )
+    assert dataset.mirrors == (
+        S3Source(kind="s3", path="s3://bucket/data/", endpoint="https://host", region="eu", anonymous=True),
+        GoogleDriveSource(
+            kind="google-drive", folder="1abc", files=(GoogleDriveFile(id="1d", path="x.zip", size_bytes=3),)
+        ),
+        LocalSource(kind="local", path="/data", copy=True),
+        ManualSource(
+            kind="manual",
+            instructions="Ask.",
+            links=LinksTable(file="*.txt", name="file_name", url="link"),
+            files=(File(path="a.tar"),),
+        ),
+    )
+    assert load(Dataset, write(DATASET)).mirrors == ()
+    assert dataset.mirrors[2] != LocalSource(kind="local", path="/data")
+
+
+def test_hashes_are_compared_in_lower_case() -> None:
+    assert File(path="a", sha256="AB" * 32, md5="Cd" * 16) == File(path="a", sha256="ab" * 32, md5="cd" * 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{kind: s3, path: /data}", "s3: path '/data': write s3://bucket/prefix/"),
+        ("{kind: s3, path: 's3://'}", "s3: path 's3://': write s3://bucket/prefix/"),
+        ("{kind: s3, path: 's3:///data'}", "s3: path 's3:///data': write s3://bucket/prefix/"),
+        ("{kind: s3, path: 's3://b', endpoint: h}", "s3: endpoint 'h': write a whole address, https://host"),
+        ("{kind: google-drive}", "google-drive: name a `folder`, or `files` by their ids, or both"),
+        (
+            "{kind: google-drive, folder: 'https://host/x'}",
+            "google-drive.folder: 'https://host/x' is neither an id nor an address of Google Drive",
+        ),
+        (
+            "{kind: google-drive, folder: 'https://drive.google.com/file/d/1a/view'}",
+            "google-drive.folder: 'https://drive.google.com/file/d/1a/view' is a file, which has a key of its own",
+        ),
+        (
+            "{kind: google-drive, files: [{path: x, id: 'https://drive.google.com/drive/folders/1a'}]}",
+            "google-drive.files.0.id: 'https://drive.google.com/drive/folders/1a' is a folder, which has a key of its "
+            "own",
+        ),
+        (
+            "{kind: manual, instructions: x, files: [{path: a, size_bytes: -1}]}",
+            "manual.files.0.size_bytes: Input should be greater than or equal to 0",
+        ),
+        (
+            "{kind: manual, instructions: x, files: [{path: a, md5: abc}]}",
+            "manual.files.0.md5: String should match pattern '^[0-9A-Fa-f]{32}$'",
+        ),
+        (
+            "{kind: manual, instructions: x, files: [{path: ''}]}",
+            "manual.files.0.path: String should have at least 1 character",
+        ),
+    ],
+)
+def test_sources_that_cannot_be(text: str, expected: str, write: Callable[[str], Path]) -> None:
+    assert problems(Dataset, write(sources_of("{kind: local, path: /x}", text))) == [f"3: mirrors.0.{expected}"]
+
+
+def test_misspelt_keys_of_sources_are_known(write: Callable[[str], Path]) -> None:
+    text = sources_of("{kind: local, path: /x, copi: true}", "{kind: s3, path: 's3://b', anonymos: true}")
+    assert problems(Dataset, write(text)) == [
+        "2: unknown key 'copi'; did you mean 'copy'?",
+        "3: unknown key 'anonymos'; did you mean 'anonymous'?",
+    ]
+
+
+DRIVE_ID = "1FxB2Nw-vWUcTUSI_dBpPIykb-uGYoEqV"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        DRIVE_ID,
+        f"https://drive.google.com/file/d/{DRIVE_ID}/view?usp=sharing",
+        f"https://drive.google.com/file/d/{DRIVE_ID}",
+        f"drive.google.com/file/u/1/d/{DRIVE_ID}/view",
+        f"https://drive.google.com/open?id={DRIVE_ID}",
+        f"https://drive.google.com/uc?export=download&id={DRIVE_ID}",
+        f"http://docs.google.com/uc?id={DRIVE_ID}&export=download",
+        f"https://drive.usercontent.google.com/download?id={DRIVE_ID}&confirm=t",
+    ],
+)
+def test_addresses_of_files_on_drive(address: str) -> None:
+    assert GoogleDriveFile(id=address, path="x").id == DRIVE_ID
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        DRIVE_ID,
+        f"https://drive.google.com/drive/folders/{DRIVE_ID}?usp=sharing",
+        f"https://drive.google.com/drive/u/0/folders/{DRIVE_ID}",
+        f"https://drive.google.com/embeddedfolderview?id={DRIVE_ID}#list",
+    ],
+)
+def test_addresses_of_folders_on_drive(address: str) -> None:
+    assert GoogleDriveSource(kind="google-drive", folder=address).folder == DRIVE_ID
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "a b",
+        "../x",
+        "https://drive.google.com/",
+        "https://drive.google.com.example.org/file/d/1a",
+        "https://example.org/?u=https://drive.google.com/file/d/1a",
+        "ftp://drive.google.com/file/d/1a",
+    ],
+)
+def test_what_is_no_address_on_drive(address: str) -> None:
+    with pytest.raises(ValidationError, match="neither an id nor an address of Google Drive"):
+        GoogleDriveFile(id=address, path="x")
+
+
 # -- what comes with prep ------------------------------------------------------------------------------------
 
 CATALOGUE = Catalogue()
@@ -295,10 +440,12 @@ def test_no_two_datasets_have_a_table_of_one_name() -> None:
 
 def test_every_kind_of_source_has_its_module() -> None:
     union = get_args(get_args(Source)[0])
-    assert set(union) == {HuggingFaceSource, HttpSource, LocalSource, ManualSource}
+    assert set(union) == {HuggingFaceSource, HttpSource, S3Source, GoogleDriveSource, LocalSource, ManualSource}
     for model in union:
         (kind,) = get_args(model.model_fields["kind"].annotation)
-        assert importlib.import_module(f"prep.sources.{kind}").__doc__
+        module = importlib.import_module(f"prep.sources.{kind.replace('-', '_')}")
+        assert module.__doc__ and module.list_parts.__doc__ and module.fetch.__doc__
+        assert "Attributes:" in (model.__doc__ or "")
 
 
 # -- the catalogue -------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from prep.errors import ConfigError
 from prep.schema import KINDS, RESERVED, Kind
@@ -24,7 +24,24 @@ from prep.yaml_file import YamlFile, read_yaml
 STAGE_FOLDERS = ("raw", "index", "scores", "normalized", "filtered", "dropped", "training", "datasets")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True)]
+Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$", to_lower=True)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+GOOGLE_DRIVE = "https://drive.google.com"
+
+
+def _drive_id(address: str, other: str) -> str:
+    """The id in any of Drive's addresses, or an id itself; one of the `other` kind (file, folder) is refused."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+", address):
+        return address
+    host = r"(?:https?://)?(?:drive|docs|drive\.usercontent)\.google\.com/"
+    found = re.match(host + r"(?:\S*?(file/(?:u/\d+/)?d/|folders/)|\S*?[?&]id=)([A-Za-z0-9_-]+)", address)
+    if found is None:
+        raise ValueError(f"{address!r} is neither an id nor an address of Google Drive")
+    if (found[1] or "").startswith(other):
+        raise ValueError(f"{address!r} is a {other}, which has a key of its own")
+    return found[2]
 
 
 class Model(BaseModel):
@@ -34,7 +51,13 @@ class Model(BaseModel):
 
 
 class HuggingFaceSource(Model):
-    """A repository of datasets on the Hugging Face hub; `include` and `exclude` are globs over its files."""
+    """A repository of datasets on the Hugging Face hub.
+
+    Attributes:
+        repo: `owner/name`.
+        revision: a branch, tag or commit; what it points at is resolved once and pinned in prep.lock.
+        include, exclude: globs over its files; a file is taken if one of `include` and none of `exclude` matches.
+    """
 
     kind: Literal["huggingface"]
     repo: str
@@ -43,40 +66,162 @@ class HuggingFaceSource(Model):
     exclude: tuple[str, ...] = ()
 
 
-class HttpFile(Model):
-    """One file at an address, with whatever the publisher says of its bytes."""
+class File(Model):
+    """One file, with whatever its publisher says of its bytes; what is said is checked.
+
+    Attributes:
+        path: its path below `raw/<dataset>/`.
+        size_bytes: its length.
+        sha256, md5: in hex.
+    """
+
+    path: str = Field(min_length=1)
+    size_bytes: int | None = Field(default=None, ge=0)
+    sha256: Sha256 | None = None
+    md5: Md5 | None = None
+
+
+class HttpFile(File):
+    """One file at an address.
+
+    Attributes:
+        url: an http(s) address.
+        path: by default the last step of the address.
+        mirrors: more addresses of the same bytes, tried in order when `url` does not give them.
+        size_bytes, sha256, md5: as for any file.
+    """
 
     url: str
     path: str = ""
-    size_bytes: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
+    mirrors: tuple[str, ...] = ()
 
 
 class HttpSource(Model):
-    """Files at plain http(s) addresses."""
+    """Files at plain http(s) addresses.
+
+    Attributes:
+        files: every file; addresses are not followed to others.
+    """
 
     kind: Literal["http"]
     files: tuple[HttpFile, ...] = Field(min_length=1)
 
 
+class S3Source(Model):
+    """Objects of an S3 service; credentials are found as boto3 finds them (environment, profile, role).
+
+    Attributes:
+        path: `s3://bucket/prefix/`, and everything below it is taken; or the key of one object.
+        endpoint: address of a service other than AWS.
+        region: the bucket's, where neither AWS nor the profile says it.
+        anonymous: send no credentials; for public buckets.
+        include, exclude: globs over the keys below the prefix.
+    """
+
+    kind: Literal["s3"]
+    path: str
+    endpoint: str | None = None
+    region: str | None = None
+    anonymous: bool = False
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _addresses_are_whole(self) -> S3Source:
+        if not re.match(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)", self.path):
+            raise ValueError(f"path {self.path!r}: write s3://bucket/prefix/")
+        if self.endpoint is not None and not re.match(r"https?://[^/]", self.endpoint):
+            raise ValueError(f"endpoint {self.endpoint!r}: write a whole address, https://host")
+        return self
+
+
+class GoogleDriveFile(File):
+    """One file on Google Drive.
+
+    Attributes:
+        id: its id, or any address of it on Drive.
+        path: its path below `raw/<dataset>/`; Drive is not asked for its name.
+        size_bytes, sha256, md5: as for any file.
+    """
+
+    id: Annotated[str, AfterValidator(partial(_drive_id, other="folder"))]
+
+
+class GoogleDriveSource(Model):
+    """Files on Google Drive that are shared with anyone who has the link.
+
+    Attributes:
+        folder: id or address of a folder; it and its folders are listed, by Drive's API if GOOGLE_API_KEY is set,
+            else from the page that Drive shows to everyone.
+        files: files by id; they go before those of the folder that have their id or path.
+        include, exclude: globs over the paths below the folder.
+        endpoint: address of a service that answers as Drive does.
+    """
+
+    kind: Literal["google-drive"]
+    folder: Annotated[str, AfterValidator(partial(_drive_id, other="file"))] | None = None
+    files: tuple[GoogleDriveFile, ...] = ()
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    endpoint: str = Field(default=GOOGLE_DRIVE, pattern=r"^https?://[^/]")
+
+    @model_validator(mode="after")
+    def _names_something(self) -> GoogleDriveSource:
+        if self.folder is None and not self.files:
+            raise ValueError("name a `folder`, or `files` by their ids, or both")
+        return self
+
+
 class LocalSource(Model):
-    """A file or folder on this machine; its files are linked into `raw/`, not copied."""
+    """A file or folder on this machine.
+
+    Attributes:
+        path: the file or folder; a relative one is taken from the workspace.
+        include: globs over the folder's files.
+        copied: (`copy` in YAML) copy the files into `raw/`; by default they are linked.
+    """
 
     kind: Literal["local"]
     path: str
     include: tuple[str, ...] = ("*",)
+    copied: bool = Field(default=False, alias="copy")  # pydantic's models have a method `copy`
+
+
+class LinksTable(Model):
+    """A table of links that a publisher hands to one person: csv or tab-separated, with a header line.
+
+    Attributes:
+        file: glob for the table's own name below `raw/<dataset>/`.
+        name: the column of file names.
+        url: the column of addresses.
+    """
+
+    file: str
+    name: str = "file_name"
+    url: str = "cdn_link"
 
 
 class ManualSource(Model):
-    """Files that only a person can get (a form, a licence click); `instructions` say how."""
+    """Files that only a person can get (a form, a licence click).
+
+    Attributes:
+        instructions: how to get them, step by step.
+        include: globs over what was put into `raw/<dataset>/`; with `links`, over the names in the table.
+        files: files that have to be there, and what is known of their bytes.
+        links: what the person gets is a table of links, and `prep` brings the files.
+    """
 
     kind: Literal["manual"]
     instructions: str
     include: tuple[str, ...] = ("*",)
+    files: tuple[File, ...] = ()
+    links: LinksTable | None = None
 
 
-Source = Annotated[HuggingFaceSource | HttpSource | LocalSource | ManualSource, Field(discriminator="kind")]
+Source = Annotated[
+    HuggingFaceSource | HttpSource | S3Source | GoogleDriveSource | LocalSource | ManualSource,
+    Field(discriminator="kind"),
+]
 
 
 class Expected(Model):
@@ -202,7 +347,18 @@ class Table(Model):
 
 
 class Dataset(Model):
-    """A published collection: where it is, where its images are, and the tables made from it."""
+    """A published collection: where it is, where its images are, and the tables made from it.
+
+    Attributes:
+        name: like its file.
+        title, homepage, license, notes: for people.
+        gated: terms have to be accepted before its files can be had.
+        source: where its files come from.
+        mirrors: other sources of the same files, tried in order when `source` cannot give them.
+        expected: what the publisher says there is.
+        images: where its images are; None where it has none of its own.
+        tables: the sets of samples made from it.
+    """
 
     name: Name
     title: str = ""
@@ -210,6 +366,7 @@ class Dataset(Model):
     license: str = "unknown"
     gated: bool = False
     source: Source
+    mirrors: tuple[Source, ...] = ()
     expected: Expected = Expected()
     images: Images | None = None
     tables: dict[Name, Table] = {}

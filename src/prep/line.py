@@ -9,10 +9,11 @@ from functools import partial
 from prep.config import Dataset, UrlImages
 from prep.errors import PrepError
 from prep.manifest import read_manifest
-from prep.stages.download import download
+from prep.stages.download import download, slice_note
 from prep.stages.filter import filter_table
 from prep.stages.images import images
 from prep.stages.normalize import normalize
+from prep.stages.plan import remembered_slice
 from prep.stages.shards import Outcome, State
 from prep.workspace import Workspace
 
@@ -32,9 +33,10 @@ class Failures:
         if not self.errors:
             return
         first = self.errors[0]
-        if len(self.errors) == 1:
+        told = dict.fromkeys(f"{error.message}\n    {error.next_step}" for error in self.errors)
+        if len(told) == 1:
             raise first
-        messages = "\n".join(f"{error.message}\n    {error.next_step}" for error in self.errors)
+        messages = "\n".join(told)
         raise type(first)(messages, "Then run the same command; what is done stays done.")
 
 
@@ -105,7 +107,10 @@ def _download_status(workspace: Workspace, dataset: Dataset) -> Outcome:
     folder = workspace.raw(dataset.name)
     manifest = read_manifest(folder)
     if manifest is None:
-        return Outcome("download", dataset.name, "planned", note="not finished")
+        choice = remembered_slice(workspace, dataset)
+        note = "not finished" + (f"; a slice: {choice}" if choice else "")
+        return Outcome("download", dataset.name, "planned", note=note)
     gone = sum(not (folder / shard.name).is_file() for shard in manifest.shards)
     state: State = "planned" if gone else "up to date"
-    return Outcome("download", dataset.name, state, gone, len(manifest.shards), manifest)
+    note = slice_note(dataset.name, manifest)
+    return Outcome("download", dataset.name, state, gone, len(manifest.shards), manifest, note)

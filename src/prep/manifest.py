@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from prep.errors import WorkspaceError
 from prep.files import write_text
 
 MANIFEST_NAME = "_manifest.json"
-JOURNAL_NAME = "_parts.jsonl"  # parts finished so far; only there while a download is unfinished
+JOURNAL_NAME = "_parts.jsonl"  # parts that are whole and in no manifest: of an unfinished download, or outside a slice
+FSYNC_SECONDS = 1.0  # how often the journal is made durable; a line lost with the power costs one hashing
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,59 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def remove_manifest(folder: Path) -> None:
     """Declare `folder` unfinished, before it is changed."""
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+# -- the journal of a download -----------------------------------------------------------------------------------
+
+
+def read_journal(folder: Path) -> dict[str, Shard]:
+    """Parts that the journal of `folder` holds, by path; a last line cut off by a kill is passed over."""
+    path, shards = folder / JOURNAL_NAME, {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            shard = Shard(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        shards[shard.name] = shard
+    return shards
+
+
+def write_journal(folder: Path, shards: Iterable[Shard]) -> None:
+    """Let the journal of `folder` hold `shards`; with none there is no journal."""
+    text = "".join(_line(shard) for shard in shards)
+    if text:
+        write_text(folder / JOURNAL_NAME, text)
+    else:
+        (folder / JOURNAL_NAME).unlink(missing_ok=True)
+
+
+class Journal:
+    """The journal of `folder`, open for more: a line each, with the system at once, on the disk within a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / JOURNAL_NAME).open("a", encoding="utf-8")
+        self._synced = time.monotonic()
+
+    def add(self, shard: Shard) -> None:
+        """Note one more part."""
+        self._file.write(_line(shard))
+        self._file.flush()
+        if time.monotonic() - self._synced >= FSYNC_SECONDS:
+            self._sync()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            self._sync()
+
+
+def _line(shard: Shard) -> str:
+    return json.dumps(asdict(shard)) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -29,12 +28,11 @@ from prep.config import (
 )
 from prep.engine import default_workers
 from prep.errors import ConfigError, UsageError, WorkspaceError
-from prep.files import write_text
+from prep.files import NO_LOCKS, write_text
 
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
 LOCK_NAME = "prep.lock"
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them, as clusters have
 
 _CONFIG_TEXT = """\
 # One workspace of prep. Every key but `recipe` may be left out; docs/data-format.md describes them all.
@@ -199,10 +197,18 @@ class Workspace:
 
         A local path that is relative is taken from the workspace, wherever a command is run.
         """
-        source = self.config.sources.get(dataset.name, dataset.source)
-        if isinstance(source, LocalSource):
-            return source.model_copy(update={"path": str(self.root / Path(source.path).expanduser())})
-        return source
+        return self.sources(dataset)[0]
+
+    def sources(self, dataset: Dataset) -> tuple[Source, ...]:
+        """The same, and then its mirrors; prep.yaml's word replaces them all."""
+        given = self.config.sources.get(dataset.name)
+        sources = (dataset.source, *dataset.mirrors) if given is None else (given,)
+        return tuple(
+            source.model_copy(update={"path": str(self.root / Path(source.path).expanduser())})
+            if isinstance(source, LocalSource)
+            else source
+            for source in sources
+        )
 
     @property
     def workers(self) -> int:
@@ -271,7 +277,7 @@ class Workspace:
     # -- prep.lock ---------------------------------------------------------------------------------------------
 
     def locked(self, dataset: str) -> dict[str, Any]:
-        """What prep.lock says of a dataset: its resolved revision, parts, bytes; empty when it says nothing."""
+        """What prep.lock says of a dataset: its resolved revision, slice, parts, bytes; empty when it says nothing."""
         return self._lock_data().get(dataset, {})
 
     def lock(self, dataset: str, resolved: dict[str, Any]) -> None:
@@ -308,7 +314,7 @@ class Workspace:
                     "Wait for it to end, or stop it; then run the same command.",
                 ) from error
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                if error.errno not in NO_LOCKS:
                     raise
             file.truncate(0)
             file.write(f"process {os.getpid()}")

@@ -3,6 +3,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,6 +120,14 @@ def test_its_environment_and_sources_lead_to_it_alone(world: World) -> None:
     world.requests.clear()
     api.dataset_info("BLIP3o/BLIP3o-60k")
     assert world.requests == [("GET", "/api/datasets/BLIP3o/BLIP3o-60k")]
+
+
+def test_its_drive_is_served(world: World) -> None:
+    with urlopen(f"{world.url}/drive/embeddedfolderview?id={world.drive_folder}", timeout=5) as page:
+        names = re.findall('flip-entry-title">(.*?)<', page.read().decode())
+    assert names == ["notes &amp; terms", "web-celebrity.zip", "wikiart.zip"]
+    with zipfile.ZipFile(world.folder / "drive/web-celebrity.zip") as archive:
+        assert all(is_readable(archive.read(name)) for name in archive.namelist())
 
 
 def test_laion_layout(world: World) -> None:

@@ -13,7 +13,8 @@ import pytest
 from prep.config import HuggingFaceSource
 from prep.errors import SourceError
 from prep.publishers import TOKEN, Fault, World
-from prep.sources import Listing, huggingface
+from prep.sources import Listing, Part, huggingface
+from prep.sources.transfer import Session
 
 COYO, SIXTY_K, GATED = "kakaobrain/coyo-700m", "BLIP3o/BLIP3o-60k", "laion/laion2B-en-aesthetic"
 
@@ -31,6 +32,11 @@ def source(repo: str, *include: str, **more: str | tuple[str, ...]) -> HuggingFa
 
 def listing(repo: str, *include: str, revision: str | None = None, **more: str | tuple[str, ...]) -> Listing:
     return huggingface.list_parts(source(repo, *include, **more), Path(), revision)
+
+
+def fetch(given: HuggingFaceSource, part: Part, folder: Path) -> str:
+    with Session() as session:
+        return huggingface.fetch(given, part, folder / part.path, session)
 
 
 def error_of(repo: str, revision: str | None = None) -> SourceError:
@@ -82,13 +88,14 @@ def test_a_pinned_revision_is_listed_without_asking_where_main_is(hub: World) ->
     assert hub.requests == [("GET", f"/api/datasets/{COYO}/tree/{pinned}")]
 
 
-def test_a_file_comes_with_the_token(hub: World, tmp_path: Path) -> None:
+def test_a_file_comes_with_the_token_which_the_hub_alone_sees(hub: World, tmp_path: Path) -> None:
     part = listing(GATED, "*.parquet").parts[0]
-    huggingface.fetch(source(GATED), part, tmp_path / part.path, lambda amount: None)
+    fetch(source(GATED), part, tmp_path)
     assert (tmp_path / part.path).read_bytes() == (hub.folder / "hub" / GATED / part.path).read_bytes()
-    sent = {name.lower(): value for name, value in hub.server.request_headers[-1].items()}
-    assert sent["authorization"] == f"Bearer {TOKEN}"
-    assert sent["user-agent"].count("prep/") == 1
+    at_hub, at_cdn = ({name.lower(): value for name, value in sent.items()} for sent in hub.server.request_headers[-2:])
+    assert at_hub["authorization"] == f"Bearer {TOKEN}"
+    assert at_hub["user-agent"].count("prep/") == 1
+    assert "authorization" not in at_cdn
 
 
 @pytest.mark.parametrize("token", ["", "hf_of_somebody_else"])
@@ -98,7 +105,7 @@ def test_a_gated_file_without_the_right_token_says_what_to_do(
     part = listing(GATED, "*.parquet").parts[0]
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(SourceError) as caught:
-        huggingface.fetch(source(GATED), part, tmp_path / part.path, lambda amount: None)
+        fetch(source(GATED), part, tmp_path)
     assert caught.value.message == f"hub dataset {GATED} is gated or private, and this account has no access"
     assert caught.value.next_step == (
         f"Accept its terms at https://huggingface.co/datasets/{GATED}, then set HF_TOKEN or run `hf auth login`."
@@ -111,7 +118,7 @@ def test_a_file_that_vanished_is_not_taken_for_a_refusal(hub: World, tmp_path: P
     part = listing(COYO, "*.parquet").parts[0]
     hub.faults[part.url.removeprefix(hub.url)] = Fault(status=404)
     with pytest.raises(SourceError, match="the server answers 404"):
-        huggingface.fetch(source(COYO), part, tmp_path / part.path, lambda amount: None)
+        fetch(source(COYO), part, tmp_path)
 
 
 def test_names_and_revisions_that_are_not_there(hub: World) -> None:
@@ -147,6 +154,33 @@ def test_a_hub_in_trouble(fault: Fault, message: str, hub: World) -> None:
     error = error_of(COYO)
     assert error.message.startswith(message)
     assert error.next_step
+
+
+@pytest.mark.parametrize(
+    ("fault", "waited"),
+    [
+        (Fault(status=429, headers={"RateLimit": '"api";r=0;t=100'}, times=2), [101.0, 101.0]),
+        (Fault(status=429, retry_after="seconds", times=1), [1.0]),
+        (Fault(status=503, times=3), [1.0, 2.0, 4.0]),
+    ],
+    ids=["RateLimit", "Retry-After", "503"],
+)
+def test_a_hub_that_asks_to_wait_is_waited_for(
+    fault: Fault, waited: list[float], hub: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    hub.faults[info_path(COYO)] = fault
+    assert len(listing(COYO).parts) == 3
+    assert pauses == waited
+
+
+def test_a_hub_that_asks_for_more_than_five_minutes_is_left(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    hub.faults[info_path(COYO)] = Fault(status=429, headers={"RateLimit": '"api";r=0;t=180'})
+    assert str(error_of(COYO)) == (f"the hub answers 429 for {COYO}\n  Try again later; finished parts are kept.")
+    assert pauses == [181.0]
 
 
 def test_a_listing_cut_off_between_its_pages_is_an_error(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from prep.config import LocalSource
 from prep.errors import SourceError
 from prep.sources import Part, local
+from prep.sources.transfer import Session
 
 
 @pytest.fixture
@@ -25,10 +28,14 @@ def parts(path: Path, *include: str) -> tuple[Part, ...]:
     return local.list_parts(LocalSource(kind="local", path=str(path), include=include or ("*",)), Path(), None).parts
 
 
-def fetch(part: Part, target: Path) -> list[int]:
+def fetch(part: Part, target: Path, *, copy: bool = False) -> int:
+    """Fetch, and give the bytes told of."""
     told: list[int] = []
-    local.fetch(LocalSource(kind="local", path="unused"), part, target, told.append)
-    return told
+    given = LocalSource.model_validate({"kind": "local", "path": "unused", "copy": copy})
+    with Session(told.append) as session:
+        sha256 = local.fetch(given, part, target, session)
+    assert sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    return sum(told)
 
 
 def test_a_folder_lists_its_matching_files(data: Path) -> None:
@@ -57,9 +64,9 @@ def test_a_changed_file_is_another_version(data: Path) -> None:
 
 def test_fetch_links_and_tells_the_size(data: Path, tmp_path: Path) -> None:
     part, target = parts(data)[2], tmp_path / "raw/deep/c.parquet"
-    assert fetch(part, target) == [17]
+    assert fetch(part, target) == 17
     assert target.is_symlink() and target.resolve() == data / "deep/c.parquet"
-    assert fetch(part, target) == [17]
+    assert fetch(part, target) == 17
     assert [path.name for path in target.parent.iterdir()] == ["c.parquet"]
 
 
@@ -77,6 +84,52 @@ def test_a_file_that_lies_in_its_place_already_is_not_replaced_by_a_link_to_itse
     fetch(parts(data)[0], data / "a.csv")
     assert not (data / "a.csv").is_symlink()
     assert (data / "a.csv").read_text() == "of a.csv"
+
+
+# -- copies --------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_stays_when_its_origin_changes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "CHUNK_BYTES", 5)
+    part, target = parts(data)[2], tmp_path / "raw/deep/c.parquet"
+    assert fetch(part, target, copy=True) == 17
+    (data / "deep/c.parquet").write_text("changed")
+    assert not target.is_symlink() and target.read_text() == "of deep/c.parquet"
+    assert [path.name for path in target.parent.iterdir()] == ["c.parquet"]
+
+
+def test_a_copy_takes_the_place_of_a_link_and_a_link_that_of_a_copy(data: Path, tmp_path: Path) -> None:
+    part, target = parts(data)[0], tmp_path / "a.csv"
+    for copy in (False, True, False):
+        fetch(part, target, copy=copy)
+        assert target.is_symlink() is not copy
+        assert target.read_text() == (data / "a.csv").read_text() == "of a.csv"
+
+
+def test_a_copy_onto_itself_changes_nothing(data: Path) -> None:
+    inode = (data / "a.csv").stat().st_ino
+    assert fetch(parts(data)[0], data / "a.csv", copy=True) == 8
+    assert (data / "a.csv").stat().st_ino == inode
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_file_that_is_not_what_was_listed_is_not_taken(copy: bool, data: Path, tmp_path: Path) -> None:
+    part, target = parts(data)[0], tmp_path / "raw/a.csv"
+    told: list[int] = []
+    given = LocalSource.model_validate({"kind": "local", "path": "unused", "copy": copy})
+    right = hashlib.md5(b"of a.csv", usedforsecurity=False).hexdigest()
+    wrong = {
+        "has 8 bytes, 9 when it was listed": replace(part, size_bytes=9),
+        f"sha256 is {hashlib.sha256(b'of a.csv').hexdigest()}, {'0' * 64} is expected": replace(part, sha256="0" * 64),
+        f"md5 is {right}, {'0' * 32} is expected": replace(part, md5="0" * 32),
+    }
+    for message, other in wrong.items():
+        with pytest.raises(SourceError) as caught, Session(told.append) as session:
+            local.fetch(given, other, target, session)
+        assert message in caught.value.message and caught.value.message.startswith(str(data / "a.csv"))
+    assert sum(told) == 0
+    assert not target.parent.exists() or list(target.parent.iterdir()) == []
+    fetch(replace(part, md5=right), target, copy=copy)
 
 
 def test_what_is_not_there_is_said(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prep.sources import is_inside, matching
+from prep.errors import SourceError
+from prep.sources import Part, is_inside, matching
+from prep.sources.paths import checked
 
 LISTED = [
     *("b.parquet", "a.parquet", "data/part-1.parquet", "data/deep/part-2.parquet", "README.md"),
@@ -53,3 +55,39 @@ def test_what_is_inside_resolves_below_its_folder(path: str) -> None:
         lowest = min(lowest, depth)
     if is_inside(path):
         assert lowest == 0 and depth > 0 and not path.startswith("/")
+
+
+def test_parts_that_a_folder_can_hold_are_sorted() -> None:
+    parts = [Part(path, "u") for path in ("b/c", "a", "b/a.x", "b.x")]
+    assert [part.path for part in checked(parts, SourceError, "")] == ["a", "b.x", "b/a.x", "b/c"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["a", "../b"], "at ../b: '../b' is not a path inside the dataset's folder"),
+        (["a//b"], "at a//b: 'a//b' is not a path inside the dataset's folder"),
+        (["./a"], "at ./a: './a' is not a path inside the dataset's folder"),
+        (["a/"], "at a/: 'a/' is not a path inside the dataset's folder"),
+        (["a", "b", "a"], "at a and at a would both be 'a'"),
+        (["a/b/c", "a"], "at a/b/c: 'a/b/c' needs a folder where at a is a file"),
+    ],
+)
+def test_parts_that_a_folder_cannot_hold(paths: list[str], message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        checked([Part(path, f"at {path}") for path in paths], SourceError, "Do this.")
+    assert str(caught.value) == f"{message}\n  Do this."
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", ".", "..", ""]), max_size=4).map("/".join), max_size=4))
+def test_parts_that_pass_can_all_be_written(tmp_path_factory: pytest.TempPathFactory, paths: list[str]) -> None:
+    try:
+        parts = checked([Part(path, path) for path in paths], SourceError, "")
+    except SourceError:
+        return
+    folder = tmp_path_factory.mktemp("parts")
+    for part in parts:
+        (folder / part.path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / part.path).write_text(part.path)
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert found == sorted(paths)

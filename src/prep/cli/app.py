@@ -5,7 +5,7 @@ Imports of the library happen inside the commands, so that `prep --help` answers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ import prep
 from prep.cli.boundary import boundary
 
 if TYPE_CHECKING:
+    from prep.sources.slices import Slice
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
 
@@ -194,14 +195,46 @@ def add(
 
 
 @command("download")
-def download_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def download_(
+    names: Names = None,
+    parts: Annotated[
+        str | None, typer.Option(metavar="POSITIONS", help="Only these parts of each dataset, from 0: 0-3,7.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Only parts whose path matches; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many parts of each dataset.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every part again, after a slice of them.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash what is there; bring again what is damaged.")] = False,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop after this time: 8h, 90m, 3600s; what came stays.")
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring publishers' files, verified.
 
-    What is there already is not fetched again."""
+    What is there already is not fetched again, and half a file is gone on with.
+
+    --parts, --only and --limit (in this order) choose a slice, which later commands keep to until `--all`.
+    """
+    from functools import partial
+
+    from prep.cli import download_report, show
     from prep.stages.download import download
 
     workspace = _workspace()
-    _run_stage(workspace, download, workspace.select_datasets(names or []), as_json, force=force, dry_run=dry_run)
+    stage = partial(
+        download,
+        choice=_slice(parts, only or [], limit, all_),
+        verify=verify,
+        deadline=_moment(deadline),
+        ask_sizes=True,
+    )
+    tell = partial(download_report.dry_run, workspace) if dry_run else show.outcomes
+    datasets = workspace.select_datasets(names or [])
+    _run_stage(workspace, stage, datasets, as_json, tell=tell, force=force, dry_run=dry_run)
 
 
 @command("images")
@@ -399,6 +432,7 @@ def _run_stage(
     items: Sequence[Any],
     as_json: bool,
     before: Callable[[], None] = lambda: None,
+    tell: Callable[[Iterable[Outcome], bool], list[Outcome]] | None = None,
     **options: bool,
 ) -> None:
     """Run one stage over datasets or tables, one result each; failures are told after the last."""
@@ -413,13 +447,43 @@ def _run_stage(
         if not options["dry_run"]:
             before()
         calls = (partial(stage, workspace, item, **options) for item in items)
-        outcomes = show.outcomes(each(calls, failures), as_json)
+        outcomes = (tell or show.outcomes)(each(calls, failures), as_json)
     failures.raise_all()
     if outcomes and all(outcome.state == "waiting" for outcome in outcomes):
         raise UsageError(
             f"{outcomes[0].stage} has nothing to work on yet: {outcomes[0].note}", "`prep run` does all in order."
         )
     show.next_step(workspace, outcomes, as_json)
+
+
+def _slice(parts: str | None, only: Sequence[str], limit: int | None, is_all: bool) -> Slice | None:
+    """The slice that options choose: None for no option, the empty one for --all."""
+    from prep.errors import UsageError
+    from prep.sources.slices import Slice
+
+    if parts is None and not only and limit is None:
+        return Slice() if is_all else None
+    if parts is not None and not parts.strip():
+        raise UsageError("--parts names no position", "For example --parts 0-3,7.")
+    choice = Slice(parts or "", tuple(only), limit)
+    if is_all:
+        raise UsageError(f"--all brings every part, and {choice} only some", "Give one of them.")
+    return choice
+
+
+def _moment(text: str | None) -> float | None:
+    """The moment of `time.monotonic()` that lies the time in `text` ahead."""
+    import re
+    import time
+
+    from prep.errors import UsageError
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"--deadline {text}: is no time from now", "For example --deadline 8h, 90m or 3600s.")
+    return time.monotonic() + float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

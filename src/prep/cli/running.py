@@ -40,11 +40,12 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
 
 
 def _tell(workspace: Workspace, failures: Failures, dry_run: bool, as_json: bool) -> list[Outcome]:
-    """Run the line, telling what changes; what was up to date before is not worth a line."""
+    """Run the line, telling what changes; what was up to date before is not worth a line, but for a slice."""
     outcomes = []
     for outcome in run_line(workspace, failures, dry_run=dry_run):
         outcomes.append(outcome)
-        if not as_json and outcome.state != "up to date":
+        is_slice = outcome.stage == "download" and "slice" in (outcome.manifest.facts if outcome.manifest else ())
+        if not as_json and (outcome.state != "up to date" or is_slice):
             show.one(outcome)
     return outcomes
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prep import progress
+from prep.progress import size
 
 if TYPE_CHECKING:
     from prep.add import Added
@@ -27,7 +28,8 @@ _STAGE_WIDTH = 10
 _NAME_WIDTH = 18
 
 
-def _json(data: Any) -> None:
+def document(data: Any) -> None:
+    """The one JSON document of a command."""
     print(json.dumps(data, indent=1, ensure_ascii=False, default=str))
 
 
@@ -52,10 +54,14 @@ def talk(text: str) -> None:
 
 @contextmanager
 def bars(as_json: bool) -> Iterator[None]:
-    """Draw progress with rich on a terminal; elsewhere, and beside JSON, draw nothing."""
+    """Draw progress with rich on a terminal, say it now and then elsewhere, and as JSON lines beside JSON."""
     console = Console(stderr=True)
-    if as_json or not console.is_terminal:
-        progress.use(progress.no_bar)
+    if as_json:
+        progress.use(progress.json_lines, progress.write_event)
+        yield
+        return
+    if not console.is_terminal:
+        progress.use(progress.heartbeat)
         yield
         return
     from rich.progress import (
@@ -69,12 +75,19 @@ def bars(as_json: bool) -> Iterator[None]:
     )
 
     @contextmanager
-    def rich_bar(label: str, total: int | None, unit: str) -> Iterator[progress.Advance]:
+    def rich_bar(label: str, total: int | None, unit: str, items: int | None = None) -> Iterator[progress.Bar]:
+        meter = progress.Meter(label, total, unit, items)
         amounts = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
-        columns = [TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn()]
+        files = [TextColumn("{task.fields[files]} files")] if items is not None else []
+        columns = [TextColumn("{task.description}"), BarColumn(), *files, *amounts, TimeRemainingColumn()]
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda amount: bar.advance(task, amount)
+            task = bar.add_task(label, total=total, files=f"0/{items}")
+
+            def advance(amount: int, items: int = 0) -> None:
+                meter(amount, items)
+                bar.update(task, advance=amount, files=f"{meter.items_done}/{meter.items}")
+
+            yield advance
 
     progress.use(rich_bar)
     yield
@@ -89,7 +102,7 @@ def recipes(catalogue: Catalogue, as_json: bool) -> None:
 
     found = [load(Recipe, catalogue.recipe_path(name)) for name in catalogue.recipe_names() if name != "empty"]
     if as_json:
-        _json([recipe.model_dump(mode="json") for recipe in found])
+        document([recipe.model_dump(mode="json") for recipe in found])
         return
     table = _table("recipe", "entries", "what it is", right=["entries"])
     for recipe in found:
@@ -100,7 +113,7 @@ def recipes(catalogue: Catalogue, as_json: bool) -> None:
 def created(workspace: Workspace, recipe: str | None, as_json: bool) -> None:
     """A new workspace."""
     if as_json:
-        _json({"workspace": str(workspace.root), "recipe": workspace.recipe.name, "tables": workspace.table_names})
+        document({"workspace": str(workspace.root), "recipe": workspace.recipe.name, "tables": workspace.table_names})
         return
     print(f"A workspace for {workspace.recipe.name} is in {workspace.root}")
     by_hand = [dataset.name for dataset in workspace.datasets if dataset.source.kind == "manual"]
@@ -116,7 +129,7 @@ def datasets(catalogue: Catalogue, as_json: bool) -> None:
     """All datasets, a line each."""
     found = catalogue.datasets()
     if as_json:
-        _json([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
+        document([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
         return
     table = _table("dataset", "from", "tables", "licence", "what it is", whole=["dataset", "tables"])
     for dataset in found:
@@ -129,7 +142,7 @@ def dataset(dataset: Dataset, path: Path, as_json: bool) -> None:
     """One dataset, in full, and the file that says it."""
     data = dataset.model_dump(mode="json", exclude_defaults=True)
     if as_json:
-        _json(data)
+        document(data)
         return
     import yaml
 
@@ -140,7 +153,7 @@ def dataset(dataset: Dataset, path: Path, as_json: bool) -> None:
 def added(added: Added, outcomes: Sequence[Outcome], dry_run: bool, as_json: bool) -> None:
     """A file of the user's that became a dataset."""
     if as_json:
-        _json(
+        document(
             {
                 "dataset": added.name,
                 "path": str(added.path),
@@ -169,7 +182,7 @@ def outcomes(results: Iterable[Outcome], as_json: bool) -> list[Outcome]:
         if not as_json:
             one(outcome)
     if as_json:
-        _json({"outcomes": [outcome.as_json() for outcome in found]})
+        document({"outcomes": [outcome.as_json() for outcome in found]})
     return found
 
 
@@ -217,15 +230,6 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _number(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def size(size_bytes: float) -> str:
-    """Bytes the way a person reads them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
 
 
 _NEXT = {
@@ -277,7 +281,7 @@ def kept_table(outcomes: Iterable[Outcome]) -> None:
 def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """How far everything is."""
     if as_json:
-        _json({"workspace": str(workspace.root), "outcomes": [outcome.as_json() for outcome in outcomes]})
+        document({"workspace": str(workspace.root), "outcomes": [outcome.as_json() for outcome in outcomes]})
         return
     print(f"{workspace.recipe.name} in {workspace.root}")
     for outcome in outcomes:
@@ -294,7 +298,7 @@ def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> 
 def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: bool) -> None:
     """The YAML that was, or would be, written."""
     if as_json:
-        _json(emission.as_json())
+        document(emission.as_json())
         return
     for note in emission.notes:
         talk(f"Note: {note}")
@@ -311,7 +315,7 @@ def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: b
 def check(report: CheckReport, as_json: bool) -> None:
     """What the trainer's loader will do."""
     if as_json:
-        _json(report.as_json())
+        document(report.as_json())
         return
     from prep.cli.check_report import render
 
@@ -333,7 +337,7 @@ def run_result(
         data: dict[str, Any] = {"outcomes": [outcome.as_json() for outcome in outcomes]}
         data["training"] = emission.as_json() if emission else None
         data["check"] = report.as_json() if report else None
-        _json(data)
+        document(data)
         return
     if emission is None or report is None:
         if all(outcome.state == "up to date" for outcome in outcomes):

@@ -4,8 +4,8 @@
 serves them on loopback through the endpoints that the publishers have.
 """
 
-from prep.publishers.replies import Fault
+from prep.publishers.replies import Fault, Sent
 from prep.publishers.server import TOKEN, PublisherServer
 from prep.publishers.world import World
 
-__all__ = ["TOKEN", "Fault", "PublisherServer", "World"]
+__all__ = ["TOKEN", "Fault", "PublisherServer", "Sent", "World"]

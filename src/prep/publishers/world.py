@@ -11,6 +11,7 @@ from typing import Any
 
 from prep.publishers.blip3o import write_blip3o
 from prep.publishers.coyo import write_coyo
+from prep.publishers.drive import write_drive
 from prep.publishers.grand_f import write_grand_f
 from prep.publishers.hub import TOKEN
 from prep.publishers.image_host import write_odd_images
@@ -19,7 +20,7 @@ from prep.publishers.replies import Fault
 from prep.publishers.server import PublisherServer
 
 GATED = (RESEARCH_SAFE, AESTHETIC)
-FOLDERS = ("hub", "files", "img", "flickr30k")
+FOLDERS = ("hub", "files", "img", "flickr30k", "drive")
 STAMP = "built"
 
 
@@ -32,7 +33,7 @@ class World:
         url: the server's address.
         environment: variables that point huggingface_hub, before its import, at this world and nowhere else.
         sources: dataset -> what prep.yaml's `sources:` says to take its files from here.
-        server: for `requests`, `request_headers` and `faults`.
+        server: for `requests`, `request_headers`, `sent` and `faults`, and the knobs of its `hub` and `drive`.
     """
 
     url: str
@@ -44,9 +45,9 @@ class World:
         self._stack = ExitStack()
 
     def __enter__(self) -> World:
-        hub, files, images, _ = self._folders()
+        hub, files, images, _, drive = self._folders()
         with ExitStack() as stack:
-            server = PublisherServer(hub, files, images, gated=GATED, port=self._port)
+            server = PublisherServer(hub, files, images, drive=drive, gated=GATED, port=self._port)
             self.server = stack.enter_context(server)
             self.url = server.url
             self._build()
@@ -67,6 +68,11 @@ class World:
     def faults(self) -> dict[str, Fault]:
         """Path -> how it misbehaves; tests put theirs here."""
         return self.server.faults
+
+    @property
+    def drive_folder(self) -> str:
+        """The id of the Google Drive folder that has ConvLLaVA's web pictures."""
+        return self.server.drive.root
 
     @property
     def environment(self) -> dict[str, str]:
@@ -115,13 +121,14 @@ class World:
 
 def write_world(folder: Path, url: str) -> None:
     """Write every publisher's files below `folder` for a server at `url`; the same url gives the same bytes."""
-    hub, files, images, flickr = (folder / name for name in FOLDERS)
+    hub, files, images, flickr, drive = (folder / name for name in FOLDERS)
     images.mkdir(parents=True)
     write_odd_images(images)
     write_laion(hub, files, images, url)
     write_coyo(hub, images, url)
     write_blip3o(hub)
     write_grand_f(hub, files, flickr)
+    write_drive(drive)
     for repo in hub.glob("*/*"):
         (repo / ".gitattributes").write_text("*.parquet filter=lfs\n*.tar filter=lfs\n", encoding="utf-8")
 

@@ -29,6 +29,7 @@ class Part:
         url: where it is now; for a local or manual file its path.
         size_bytes, sha256, md5: as far as the publisher says.
         version: anything else that changes when the file does (an ETag, a modification time, an address).
+        mirrors: more addresses of the same bytes.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Part:
     sha256: str | None = None
     md5: str | None = None
     version: str | None = None
+    mirrors: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:

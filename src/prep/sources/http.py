@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from prep.config import HttpSource
-from prep.errors import ConfigError
-from prep.sources import Listing, Part, is_inside
+from prep.config import HttpFile, HttpSource
+from prep.errors import ConfigError, SourceError
+from prep.sources import Listing, Part
+from prep.sources.paths import checked
 from prep.sources.transfer import Session
 
 
@@ -17,19 +19,42 @@ def list_parts(source: HttpSource, folder: Path, revision: str | None) -> Listin
     Raises:
         ConfigError: an address that is not http(s), a path that leaves the dataset's folder, or one that two have.
     """
-    parts: dict[str, Part] = {}
+    parts = []
     for file in source.files:
-        path = PurePosixPath(file.path or unquote(_path_of(file.url)).rsplit("/", 1)[-1])
-        mend = "Give the file a `path` of its own in the dataset's YAML."
-        if not is_inside(str(path)):
-            raise ConfigError(f"{file.url}: {str(path)!r} is not a path inside the dataset's folder", mend)
-        if str(path) in parts:
-            raise ConfigError(f"{file.url} and {parts[str(path)].url} would both be {str(path)!r}", mend)
-        parts[str(path)] = Part(str(path), file.url, file.size_bytes, file.sha256, file.md5, file.url)
-    return Listing(tuple(part for _, part in sorted(parts.items())))
+        for mirror in file.mirrors:
+            _steps_of(mirror)
+        known = (file.size_bytes, file.sha256, file.md5)
+        parts.append(Part(_path_of(file), file.url, *known, version=file.url, mirrors=file.mirrors))
+    return Listing(checked(parts, ConfigError, "Give the file a `path` of its own in the dataset's YAML."))
 
 
-def _path_of(url: str) -> str:
+def fetch(source: HttpSource, part: Part, target: Path, session: Session) -> str:
+    """Bring one file: from its address, or when that does not give it, from the first mirror that does.
+
+    Raises:
+        SourceError: no address gives it; the message has what became of each.
+    """
+    errors: list[SourceError] = []
+    for url in (part.url, *part.mirrors):
+        if errors:
+            session.check_time()
+        try:
+            return session.bring(replace(part, url=url), target)
+        except SourceError as error:
+            errors.append(error)
+    if not part.mirrors:
+        raise errors[0]
+    reasons = "".join(f"\n  {error.message}" for error in errors)
+    raise SourceError(f"{part.path}: none of its {len(errors)} addresses gives it{reasons}", errors[0].next_step)
+
+
+def _path_of(file: HttpFile) -> str:
+    path = file.path or unquote(_steps_of(file.url)).rsplit("/", 1)[-1]
+    return str(PurePosixPath(path)) if path else path
+
+
+def _steps_of(url: str) -> str:
+    """The path in an http(s) address."""
     try:
         address = urlsplit(url)
     except ValueError:  # brackets that hold no IPv6 address
@@ -37,8 +62,3 @@ def _path_of(url: str) -> str:
     if address.scheme not in ("http", "https") or not address.hostname:
         raise ConfigError(f"{url} is not an http(s) address", "Mend the dataset's YAML.")
     return address.path
-
-
-def fetch(source: HttpSource, part: Part, target: Path, session: Session) -> str:
-    """Bring one file."""
-    return session.bring(part, target)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
@@ -18,13 +20,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers  # type: ignore[attr-defined]
 
 from prep.config import HuggingFaceSource
 from prep.errors import PrepError, SourceError
 from prep.sources import Listing, Part, is_inside, matching
 from prep.sources.transfer import Refused, Session
-from prep.web import USER_AGENT
+from prep.web import USER_AGENT, retry_after
+
+ATTEMPTS = 5
+PATIENCE_SECONDS = 300.0
+BUSY = (429, 500, 502, 503, 504)
+Answer = TypeVar("Answer")
 
 
 def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) -> Listing:
@@ -35,7 +42,7 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
     """
     api = HfApi()
     try:
-        commit = revision or api.dataset_info(source.repo, revision=source.revision).sha
+        commit = revision or _patiently(lambda: api.dataset_info(source.repo, revision=source.revision)).sha
         tree = api.list_repo_tree(source.repo, repo_type="dataset", revision=commit, recursive=True)
         entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     except Exception as error:
@@ -57,6 +64,31 @@ def fetch(source: HuggingFaceSource, part: Part, target: Path, session: Session)
         return session.bring(part, target, build_hf_headers(user_agent=USER_AGENT))
     except Refused as error:
         raise _refused(source) from error
+
+
+def _patiently(ask: Callable[[], Answer]) -> Answer:
+    """What the hub answers, after the pauses it asks for, five minutes in all.
+
+    Its client does this by itself for listings (huggingface_hub 2.4, `http_backoff`), not for a dataset's description.
+    """
+    patience = PATIENCE_SECONDS
+    for attempt in range(ATTEMPTS):
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            response = error.response
+            if response is None or response.status_code not in BUSY:
+                raise
+            limit = parse_ratelimit_headers(response.headers)
+            seconds = retry_after(response.headers.get("Retry-After", ""))
+            if limit is not None and limit.remaining == 0:
+                seconds = limit.reset_in_seconds + 1.0  # it counts in whole seconds
+            seconds = 2.0**attempt if seconds is None else seconds
+            if seconds > patience:
+                raise
+            patience -= seconds
+            time.sleep(seconds)
+    return ask()
 
 
 def _refused(source: HuggingFaceSource) -> SourceError:

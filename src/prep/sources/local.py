@@ -1,14 +1,19 @@
-"""Files that are on this machine already: linked into `raw/`, never copied or changed."""
+"""Files that are on this machine already: linked into `raw/`, or copied where the dataset's source says so."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from prep.config import LocalSource
 from prep.errors import SourceError
-from prep.files import hash_file
+from prep.files import atomic_path
 from prep.sources import Listing, Part, matching
 from prep.sources.transfer import Session
+
+CHUNK_BYTES = 1 << 20
 
 
 def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listing:
@@ -31,22 +36,26 @@ def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listi
 
 
 def fetch(source: LocalSource, part: Part, target: Path, session: Session) -> str:
-    """Link the file to its place.
+    """Link or copy the file to its place; gives its SHA-256.
 
     Raises:
-        SourceError: it is gone.
+        SourceError: it is gone, or changes while it is read.
     """
     origin = Path(part.url)
     if not origin.is_file():
         raise SourceError(f"{origin} is gone", "Put it back, then run the same command.")
-    if not (target.exists() and target.samefile(origin)):  # a link would replace a file that lies there itself
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(origin)
-        temporary.replace(target)
-    session.advance(part.size_bytes or 0)
-    return hash_file(target)
+    if target.exists() and not target.is_symlink() and target.samefile(origin):  # it lies there itself
+        return read_through(part, origin, session)
+    if source.copied:
+        with atomic_path(target) as temporary, temporary.open("wb") as copy:
+            return read_through(part, origin, session, copy)
+    sha256 = read_through(part, origin, session)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(origin)
+    temporary.replace(target)
+    return sha256
 
 
 def part_of(path: Path, name: str) -> Part:
@@ -61,3 +70,43 @@ def part_of(path: Path, name: str) -> Part:
         raise SourceError(f"{str(path)!r}: its name is not UTF-8", "Rename it.") from error
     status = path.stat()
     return Part(name, str(path.absolute()), status.st_size, version=str(status.st_mtime_ns))
+
+
+def read_through(part: Part, path: Path, session: Session, copy: IO[bytes] | None = None) -> str:
+    """Read the file at `path` once, telling the session, into `copy` if there is one; gives its SHA-256.
+
+    Raises:
+        SourceError: size or hash is not the part's; what was told is taken back.
+    """
+    hashes = {"sha256": hashlib.sha256()} | ({"md5": hashlib.md5(usedforsecurity=False)} if part.md5 else {})
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            for digest in hashes.values():
+                digest.update(chunk)
+            if copy is not None:
+                copy.write(chunk)
+            size += len(chunk)
+            session.count(len(chunk))
+    if copy is not None:
+        copy.flush()
+    try:
+        _check(part, path, size, {kind: digest.hexdigest() for kind, digest in hashes.items()})
+    except SourceError:
+        session.count(-size)
+        raise
+    return hashes["sha256"].hexdigest()
+
+
+def _check(part: Part, path: Path, size: int, hashes: Mapping[str, str]) -> None:
+    if part.size_bytes not in (None, size):
+        raise SourceError(
+            f"{path} has {size} bytes, {part.size_bytes} when it was listed: something writes to it",
+            "Wait until it is whole, then run the same command.",
+        )
+    for kind, wanted in (("sha256", part.sha256), ("md5", part.md5)):
+        if wanted not in (None, hashes.get(kind)):
+            raise SourceError(
+                f"{path}: {kind} is {hashes[kind]}, {wanted} is expected",
+                "It is damaged or another file: get it again, then run the same command.",
+            )

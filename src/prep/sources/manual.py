@@ -1,36 +1,164 @@
-"""Files that only a person can get: the instructions are data, what was put in place is taken as it is."""
+"""Files that only a person can get: the instructions are data, what was put in place is taken as it is.
+
+Where a person gets a table of signed links, the table is put in place and the files are brought from there. A link is a
+secret: no message and no manifest holds what stands after its `?`.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from prep.config import ManualSource
-from prep.errors import SourceError
-from prep.files import hash_file
-from prep.sources import Listing, Part, matching
-from prep.sources.local import part_of
-from prep.sources.transfer import Session
+from prep.config import LinksTable, ManualSource
+from prep.errors import ConfigError, SourceError
+from prep.sources import Listing, Part, is_inside, matching
+from prep.sources.local import part_of, read_through
+from prep.sources.paths import checked
+from prep.sources.transfer import Refused, Session
+
+SHOWN = 10  # names in one message
 
 
 def list_parts(source: ManualSource, folder: Path, revision: str | None) -> Listing:
-    """The matching files that a person has put into `folder`.
+    """The matching and the named files that a person has put into `folder`; or those of the table of links there.
 
     Raises:
-        SourceError: there are none yet; the message holds the publisher's instructions.
+        SourceError: some are not there yet (the message holds the publisher's instructions), one has another size than
+            the publisher says, or the table cannot be read.
+        ConfigError: two of `files` have one path, or one leaves the folder.
     """
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else []
-    names = [path.relative_to(folder).as_posix() for path in found]
-    parts = tuple(part_of(folder / name, name) for name in matching(names, source.include))
-    if not parts:
-        raise SourceError(
-            f"{folder.name} has to be fetched by hand:\n{source.instructions.strip()}",
-            f"Put the files ({', '.join(source.include)}) into {folder}, or name a folder that has them in "
-            f"prep.yaml (sources: {{{folder.name}: {{kind: local, path: ...}}}}); then run the same command.",
-        )
-    return Listing(parts)
+    named = [Part(file.path, file.path, file.size_bytes, file.sha256, file.md5) for file in source.files]
+    known = {part.path: part for part in checked(named, ConfigError, "Mend `files` in the dataset's YAML.")}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder.is_dir() else []
+    found = [path.relative_to(folder).as_posix() for path in paths]
+    if source.links is None:
+        names = {*matching(found, source.include), *known}
+        missing = sorted(names.difference(found)) or ([] if names else source.include)
+        if missing:
+            raise _by_hand(source, folder, missing)
+        return Listing(tuple(_placed(folder / name, name, known.get(name)) for name in sorted(names)))
+
+    tables = matching(found, [source.links.file])
+    if not tables:
+        raise _by_hand(source, folder, [source.links.file])
+    if len(tables) > 1:
+        raise SourceError(f"{folder} has several tables of links: {_some(tables)}", "Leave only the newest there.")
+    links = _read_links(folder / tables[0], source.links)
+    missing = sorted(known.keys() - links)
+    if missing:
+        raise SourceError(f"{folder / tables[0]} has no link for {_some(missing)}", "Get the whole table.")
+    names = {*matching(links, source.include), *known}
+    return Listing(tuple(_linked(name, links[name], known.get(name)) for name in sorted(names)))
 
 
 def fetch(source: ManualSource, part: Part, target: Path, session: Session) -> str:
-    """Nothing to bring: the file is in its place."""
-    session.advance(part.size_bytes or 0)
-    return hash_file(target)
+    """Check the file that is in its place; or bring it, where it has a link.
+
+    Raises:
+        SourceError: size or hash is not the publisher's, or the link has run out.
+    """
+    if source.links is None:
+        return read_through(part, Path(part.url), session)
+    try:
+        open_part = replace(part, url=_without_signature(part.url))
+        return session.bring(open_part, target, address=lambda: part.url, is_named=False)
+    except Refused as error:
+        raise SourceError(
+            f"{part.path}: its link is refused; the links have probably run out\n{source.instructions.strip()}",
+            f"Get a fresh table of links ({source.links.file}), put it in place of the old one, and run the same "
+            "command; finished parts, and what has come of others, are kept.",
+        ) from error
+
+
+def _by_hand(source: ManualSource, folder: Path, wanted: Iterable[str]) -> SourceError:
+    return SourceError(
+        f"{folder.name} has to be fetched by hand:\n{source.instructions.strip()}",
+        f"Put the files ({_some(wanted)}) into {folder}, or name a folder that has them in "
+        f"prep.yaml (sources: {{{folder.name}: {{kind: local, path: ...}}}}); then run the same command.",
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _placed(path: Path, name: str, known: Part | None) -> Part:
+    """The part for a file in its place; its hashes are compared when it is fetched."""
+    part = part_of(path, name)
+    if known is None:
+        return part
+    if known.size_bytes not in (None, part.size_bytes):
+        raise SourceError(
+            f"{path} has {part.size_bytes} bytes, {known.size_bytes} are expected",
+            "It is cut off, or another file: get it again, then run the same command.",
+        )
+    return replace(part, sha256=known.sha256, md5=known.md5)
+
+
+def _linked(name: str, link: str, known: Part | None) -> Part:
+    """The part for a row; a link that was signed anew is the same version."""
+    part = known or Part(name, link)
+    return replace(part, url=link, version=_without_signature(link))
+
+
+def _without_signature(link: str) -> str:
+    return link.partition("?")[0]
+
+
+def _read_links(table: Path, links: LinksTable) -> dict[str, str]:
+    """Name -> address of every row.
+
+    Raises:
+        SourceError: with the line, where a column is missing, a name comes twice, or a row has no http(s) address.
+    """
+    found: dict[str, str] = {}
+    for line, name, address in _rows(table, links):
+        wrong = ""
+        if not is_inside(name) or str(PurePosixPath(name)) != name:
+            wrong = f"{name!r} is not a path inside the dataset's folder"
+        elif name in found:
+            wrong = f"{name!r} stands here a second time"
+        elif not _is_web_address(address):
+            wrong = f"{name!r} has no http(s) address"
+        if wrong:
+            raise SourceError(f"{table}:{line}: {wrong}", "Get the table anew, or mend that line.")
+        found[name] = address
+    return found
+
+
+def _rows(table: Path, links: LinksTable) -> Iterator[tuple[int, str, str]]:
+    """Line, name and address of each row of a csv or tab-separated table; blank lines are passed over."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{table} is not text in UTF-8", "Get it anew, or save it as UTF-8.") from error
+    header, reader = None, csv.reader(StringIO(text), delimiter="\t" if "\t" in text else ",")
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if header is None:
+            header = cells
+            for column in (column for column in (links.name, links.url) if column not in cells):
+                there = _some(name for name in header if "://" not in name)  # a link would show its signature
+                raise SourceError(
+                    f"{table}:{reader.line_num}: there is no column {column!r}, only: {there}",
+                    "Get the table anew, or name its columns in the dataset's YAML (links: {name: ..., url: ...}).",
+                )
+        else:
+            values = dict(zip(header, cells, strict=False))
+            yield reader.line_num, values.get(links.name, ""), values.get(links.url, "")
+
+
+def _is_web_address(address: str) -> bool:
+    try:
+        parsed = urlsplit(address)
+    except ValueError:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.hostname)

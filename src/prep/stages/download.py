@@ -2,194 +2,278 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
-from prep.config import Dataset, Source
+from prep.config import Dataset
 from prep.engine import run_tasks
-from prep.errors import SourceError, WorkspaceError
-from prep.files import hash_file, write_text
+from prep.errors import SourceError, UsageError, WorkspaceError
 from prep.manifest import (
-    JOURNAL_NAME,
+    Journal,
     Manifest,
     Shard,
-    fingerprint,
     read_finished,
-    read_manifest,
     remove_manifest,
+    write_journal,
     write_manifest,
 )
-from prep.progress import Advance, bar
-from prep.sources import Listing, Part, module_of
+from prep.progress import bar, event, size
+from prep.sources.mirrors import Place, Places
+from prep.sources.slices import Slice
 from prep.sources.transfer import Session
+from prep.stages.plan import TRANSFERS, Plan, PlannedPart, find_damaged, plan_download, remembered_slice
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
-TRANSFERS = 4  # parts under way at once
+UNFINISHED = re.compile(r"\.(.+)\.part(\.json(\.tmp)?)?")  # what transfers leave of the part `(1)`
 
 
 @dataclass(frozen=True)
-class PartTask:
-    """One part to be brought."""
+class PlannedDownload(Outcome):
+    """What a dry run found.
 
-    source: Source
-    part: Part
-    folder: Path
+    Attributes:
+        plan: part by part.
+    """
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the publisher's file does."""
-        return self.part.identity
+    plan: Plan | None = None
 
-    @property
-    def target(self) -> Path:
-        """Where the part goes."""
-        return self.folder / self.part.path
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return super().as_json() | ({"plan": self.plan.as_json()} if self.plan else {})
 
 
-def download(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry_run: bool = False) -> Outcome:
-    """Bring every part of `dataset` into the workspace.
+def download(
+    workspace: Workspace,
+    dataset: Dataset,
+    *,
+    choice: Slice | None = None,
+    verify: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    ask_sizes: bool = False,
+    deadline: float | None = None,
+) -> Outcome:
+    """Bring every part of `dataset`, or of a slice of it, into the workspace.
 
     Args:
+        choice: the slice, remembered in prep.lock; the empty one means all, None the one remembered.
+        verify: hash what is there, and bring again what is not what once came.
         force: resolve the revision anew and bring every part again.
-        dry_run: ask the publisher what there is, bring nothing.
+        dry_run: ask the publisher what there is, bring nothing, write nothing.
+        ask_sizes: in a dry run, ask servers for sizes that the publisher's listing does not give.
+        deadline: moment of `time.monotonic()` after which nothing goes on; what has come stays.
 
     Raises:
-        SourceError: the publisher cannot be reached, refuses, or sends other bytes than it announces.
+        SourceError: no place can be reached, all refuse, or send other bytes than announced.
+        UsageError: a slice without a part, or `force` with `verify`.
         WorkspaceError: the disk cannot hold it.
     """
-    source, folder = workspace.source(dataset), workspace.raw(dataset.name)
-    asked = fingerprint(source.model_dump(mode="json"))
-    complete = read_finished(folder)
-    if force or (complete and complete.facts["asked"] != asked):
-        complete = None
-    if complete and source.kind in ("huggingface", "http"):  # pinned; what is local may have changed
-        return _up_to_date(dataset, folder, complete)
+    if force and verify:
+        raise UsageError("--force brings every part again, so --verify has nothing to look at", "Give one of them.")
+    _check_time(dataset.name, deadline)
+    complete = None if force else _complete(workspace, dataset, choice)
+    shards = complete.shards if complete and verify else ()
+    verified = [shard.name for shard in shards]
+    damaged = find_damaged(dataset.name, workspace.raw(dataset.name), shards)
+    if complete and not damaged and _is_pinned(workspace, dataset, complete):
+        return _up_to_date(workspace, dataset, complete, len(verified) if verify else None, dry_run)
 
-    locked = workspace.locked(dataset.name)
-    revision = locked.get("revision") if not force and locked.get("asked") == asked else None
-    listing = module_of(source).list_parts(source, folder, revision)
-    if not listing.parts:
-        raise SourceError(
-            f"{dataset.name}: the source has no file that matches {getattr(source, 'include', '*')}",
-            "Has the publisher renamed its files? See the dataset's page, and `include` in its YAML.",
-        )
-    tasks = [PartTask(source, part, folder) for part in listing.parts]
-    finished = {} if force else _finished(tasks, folder)
-    missing = [task for task in tasks if task.part.path not in finished]
-    if complete and not missing and len(complete.shards) == len(tasks):
-        return _up_to_date(dataset, folder, complete)
-    note = _note(dataset, listing, missing, dry_run=dry_run)
+    plan = plan_download(
+        workspace,
+        dataset,
+        choice=choice,
+        force=force,
+        verify=verify,
+        verified=[name for name in verified if name not in damaged],
+        ask_sizes=ask_sizes or not dry_run,
+        deadline=deadline,
+    )
+    if complete and not plan.missing and _is_what_is_wanted(complete, plan):
+        return _up_to_date(workspace, dataset, complete, len(plan.parts) if verify else None, dry_run)
+    notes = _notes(plan, verify, dry_run)
     if dry_run:
-        return Outcome("download", dataset.name, "planned", len(missing), len(tasks), note=note)
-    _check_space(workspace, missing)
-    _bring(dataset.name, folder, missing, finished)
-
-    resolved = {"asked": asked, **listing.resolved}
-    manifest = Manifest("download", tuple(finished[task.part.path] for task in tasks), resolved)
-    workspace.lock(dataset.name, {**resolved, "parts": len(tasks), "size_bytes": manifest.size_bytes})
-    write_manifest(folder, manifest)
-    (folder / JOURNAL_NAME).unlink(missing_ok=True)
-    return Outcome("download", dataset.name, "done", len(missing), len(tasks), manifest, note)
-
-
-def _up_to_date(dataset: Dataset, folder: Path, manifest: Manifest) -> Outcome:
-    (folder / JOURNAL_NAME).unlink(missing_ok=True)  # a kill may have come between manifest and this
-    return Outcome("download", dataset.name, "up to date", 0, len(manifest.shards), manifest)
-
-
-def _bring(name: str, folder: Path, missing: Sequence[PartTask], finished: dict[str, Shard]) -> None:
-    """Fetch the missing parts, noting each in the journal as soon as it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    journal = folder / JOURNAL_NAME
-    _write_journal(journal, finished.values())
-    remove_manifest(folder)
-    total = sum(task.part.size_bytes or 0 for task in missing) or None
-    with bar(f"download {name}", total, "B") as advance, journal.open("a", encoding="utf-8") as file:
-        fetch = partial(_fetch, advance=advance)
-        for shard in run_tasks(fetch, missing, workers=TRANSFERS, threads=True):
-            finished[shard.name] = shard
-            file.write(json.dumps(asdict(shard)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _fetch(task: PartTask, advance: Advance) -> Shard:
-    module_of(task.source).fetch(task.source, task.part, task.target, Session(advance))
-    return _describe(task)
-
-
-def _describe(task: PartTask) -> Shard:
-    size = task.target.stat().st_size
-    return Shard(task.part.path, task.fingerprint, None, size, task.part.sha256 or hash_file(task.target))
-
-
-def _has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
-
-
-def _finished(tasks: Sequence[PartTask], folder: Path) -> dict[str, Shard]:
-    """Parts that are in place and are what the publisher has now, by path."""
-    manifest = read_manifest(folder)
-    known = {shard.name: shard for shard in manifest.shards} if manifest else {}
-    known |= _read_journal(folder / JOURNAL_NAME)
-    finished = {}
-    for task in tasks:
-        shard = known.get(task.part.path)
-        if shard and shard.task == task.fingerprint and _has_size(task.target, shard.size_bytes):
-            finished[shard.name] = shard
-        elif _is_what_the_publisher_says(task):
-            finished[task.part.path] = _describe(task)
-    return finished
-
-
-def _is_what_the_publisher_says(task: PartTask) -> bool:
-    """Whether a part that is in no journal (a kill came between) has the publisher's size and hash."""
-    part = task.part
-    return (
-        part.size_bytes is not None
-        and part.sha256 is not None
-        and _has_size(task.target, part.size_bytes)
-        and hash_file(task.target) == part.sha256
+        notes.insert(0, f"{size(plan.bytes_to_bring)} to bring")
+        counts = len(plan.missing), len(plan.parts)
+        return PlannedDownload("download", dataset.name, "planned", *counts, note="; ".join(notes), plan=plan)
+    _check_repair(plan)
+    _check_space(plan)
+    manifest, used = _bring(workspace, plan, deadline)
+    notes += [f"{_parts(count)} from {label}" for label, count in used.items()]
+    return Outcome(
+        "download", dataset.name, "done", len(plan.missing), len(plan.parts), manifest, note="; ".join(notes)
     )
 
 
-def _read_journal(path: Path) -> dict[str, Shard]:
-    """Journal lines by part; a last line cut off by a kill is passed over."""
-    shards = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            shard = Shard(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        shards[shard.name] = shard
-    return shards
+# -- what is there already -------------------------------------------------------------------------------------------
 
 
-def _write_journal(path: Path, shards: Iterable[Shard]) -> None:
-    write_text(path, "".join(json.dumps(asdict(shard)) + "\n" for shard in shards))
+def _complete(workspace: Workspace, dataset: Dataset, choice: Slice | None) -> Manifest | None:
+    """The manifest, if it is of a place and of the slice that are wanted now, and its files are in place."""
+    wanted = remembered_slice(workspace, dataset) if choice is None else choice
+    manifest = read_finished(workspace.raw(dataset.name))
+    if manifest is None or _place_of(workspace, dataset, manifest) is None:
+        return None
+    return manifest if Slice.from_json(manifest.facts.get("slice", {})) == wanted else None
 
 
-def _check_space(workspace: Workspace, missing: Sequence[PartTask]) -> None:
-    needed = sum(task.part.size_bytes or 0 for task in missing if task.source.kind in ("huggingface", "http"))
-    free = shutil.disk_usage(workspace.root).free
-    if needed > free:
-        raise WorkspaceError(
-            f"{needed / 1e9:,.1f} GB are to come, {free / 1e9:,.1f} GB are free in {workspace.root}",
-            "Free some space, or make the workspace on a larger disk.",
+def _place_of(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> Place | None:
+    """The place that the manifest's parts were listed by, if it is one of the dataset's still."""
+    places = Places(dataset.name, workspace.sources(dataset), workspace.raw(dataset.name))
+    return next((place for place in places.all if place.asked == manifest.facts["asked"]), None)
+
+
+def _is_pinned(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> bool:
+    place = _place_of(workspace, dataset, manifest)
+    return place is not None and place.is_pinned
+
+
+def _is_what_is_wanted(manifest: Manifest, plan: Plan) -> bool:
+    names = [shard.name for shard in manifest.shards]
+    of = manifest.facts.get("slice") == plan.slice_facts.get("slice")
+    return of and names == [part.part.path for part in plan.parts]
+
+
+def _up_to_date(
+    workspace: Workspace, dataset: Dataset, manifest: Manifest, verified: int | None, dry_run: bool
+) -> Outcome:
+    notes = [] if verified is None else [f"{verified} verified, 0 repaired"]
+    if "slice" in manifest.facts:
+        notes.append(slice_note(dataset.name, manifest))
+    elif not dry_run:
+        write_journal(workspace.raw(dataset.name), ())  # a kill may have come before this
+    note, total = "; ".join(notes), len(manifest.shards)
+    return Outcome("download", dataset.name, "up to date", 0, total, manifest, note)
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------
+
+
+def slice_note(name: str, manifest: Manifest) -> str:
+    """How a finished slice is told; empty for a whole dataset."""
+    if "slice" not in manifest.facts:
+        return ""
+    return _slice_note(name, len(manifest.shards), manifest.facts["slice"]["of"])
+
+
+def _slice_note(name: str, chosen: int, listed: int) -> str:
+    return f"a slice: {chosen:,} of {listed:,} parts; `prep download {name} --all` brings the rest"
+
+
+def _notes(plan: Plan, verify: bool, dry_run: bool) -> list[str]:
+    notes = []
+    if verify:
+        lost = sum(part.shard is not None for part in plan.missing)
+        notes.append(f"{len(plan.finished)} verified, {lost} {'to repair' if dry_run else 'repaired'}")
+    if plan.unknown_sizes:
+        notes.append(f"{_parts(plan.unknown_sizes)} of unknown size")
+    listed, expected = len(plan.listing.parts), plan.dataset.expected.parts
+    if plan.choice:
+        notes.append(_slice_note(plan.dataset.name, len(plan.parts), listed))
+        if plan.others:
+            notes.append(f"{_parts(len(plan.others))} outside it stay in {plan.folder}")
+    elif expected is not None and expected != listed:
+        notes.append(f"the publisher has {listed} parts, {expected} were expected")
+    if plan.place != plan.places.all[0]:
+        notes.append(f"listed by {plan.place.label}")
+    return notes
+
+
+def _parts(count: int) -> str:
+    return f"{count:,} part" if count == 1 else f"{count:,} parts"
+
+
+# -- before anything is brought --------------------------------------------------------------------------------------
+
+
+def _check_time(name: str, deadline: float | None, there: str = "") -> None:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise SourceError(
+            f"{name}: the time given with --deadline is over{there}", "Run the same command to go on from here."
         )
 
 
-def _note(dataset: Dataset, listing: Listing, missing: Sequence[PartTask], *, dry_run: bool) -> str:
-    notes = []
-    if dry_run:
-        notes.append(f"{sum(task.part.size_bytes or 0 for task in missing) / 1e6:,.1f} MB to bring")
-    expected = dataset.expected.parts
-    if expected is not None and expected != len(listing.parts):
-        notes.append(f"the publisher has {len(listing.parts)} parts, {expected} were expected")
-    return "; ".join(notes)
+def _check_repair(plan: Plan) -> None:
+    """Damage can be mended where bytes come from elsewhere; a link or a file put here by hand has only itself."""
+    hopeless = [part.part.path for part in plan.missing if part.state == "damaged" and not part.is_copied]
+    if hopeless:
+        raise SourceError(
+            f"{plan.dataset.name}: {', '.join(hopeless[:5])}{' and others' if len(hopeless) > 5 else ''} changed since "
+            f"the download, and a {plan.place.source.kind} source has no other copy to bring",
+            f"Put the right bytes back; or `prep download {plan.dataset.name} --force` takes them as they are now.",
+        )
+
+
+def _check_space(plan: Plan) -> None:
+    if plan.disk_needed > plan.disk_free:
+        raise WorkspaceError(
+            f"{plan.dataset.name}: {size(plan.disk_needed)} are to come, {size(plan.disk_free)} are free in "
+            f"{plan.disk_folder}",
+            "Free some space, let raw/ be a link to a larger disk, or bring a slice (--parts, --only, --limit).",
+        )
+
+
+# -- bringing --------------------------------------------------------------------------------------------------------
+
+
+def _bring(workspace: Workspace, plan: Plan, deadline: float | None) -> tuple[Manifest, Counter[str]]:
+    """Pin, bring, declare finished; the manifest, and how many parts came from places that did not list them."""
+    name, folder, place = plan.dataset.name, plan.folder, plan.place
+    facts = {"asked": place.asked, **plan.listing.resolved, **plan.slice_facts}
+    lock = {**facts, "from": place.label}
+    workspace.lock(name, lock)  # before any byte: a killed download goes on at the same revision
+    finished = plan.finished
+    folder.mkdir(parents=True, exist_ok=True)
+    write_journal(folder, [*plan.others, *finished.values()])
+    remove_manifest(folder)
+    try:
+        used = _fetch_all(workspace, plan, finished, deadline)
+    except SourceError:
+        _check_time(name, deadline, f"; {len(finished):,} of {len(plan.parts):,} parts are there")
+        raise
+    manifest = Manifest("download", tuple(finished[part.part.path] for part in plan.parts), facts)
+    workspace.lock(name, {**lock, "parts": len(manifest.shards), "size_bytes": manifest.size_bytes})
+    write_manifest(folder, manifest)
+    _remove_strays(plan)
+    write_journal(folder, plan.others)  # a wider slice will take them up
+    return manifest, used
+
+
+def _fetch_all(workspace: Workspace, plan: Plan, finished: dict[str, Shard], deadline: float | None) -> Counter[str]:
+    """Fetch the missing parts, noting each in the journal as soon as it is whole."""
+    total = None if plan.unknown_sizes else plan.bytes_to_bring or None
+    used: Counter[str] = Counter()
+    private = workspace.config.allow_private_hosts
+    with (
+        bar(f"download {plan.dataset.name}", total, "B", len(plan.missing)) as advance,
+        Session(advance, allow_private_hosts=private, deadline=deadline) as session,
+        Journal(plan.folder) as journal,
+    ):
+
+        def fetch(planned: PlannedPart) -> tuple[Shard, Place]:
+            part, target = planned.part, plan.folder / planned.part.path
+            sha256, place = plan.places.fetch(plan.place, part, target, session)
+            return Shard(part.path, part.identity, None, target.stat().st_size, sha256), place
+
+        for shard, place in run_tasks(fetch, plan.missing, workers=TRANSFERS, threads=True):
+            finished[shard.name] = shard
+            journal.add(shard)
+            advance(0, items=1)
+            event("part", name=plan.dataset.name, path=shard.name, size_bytes=shard.size_bytes)
+            if place != plan.place:
+                used[place.label] += 1
+    return used
+
+
+def _remove_strays(plan: Plan) -> None:
+    """Remove what is left of unfinished parts that no download will go on with; not from a person's own folder."""
+    if not any(part.is_copied for part in plan.parts):
+        return
+    wanted = {part.path for part in plan.listing.parts} - {part.part.path for part in plan.parts}
+    for path in plan.folder.rglob(".*.part*"):
+        name = UNFINISHED.fullmatch(path.name)
+        if name and path.with_name(name[1]).relative_to(plan.folder).as_posix() not in wanted:
+            path.unlink()
