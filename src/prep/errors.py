@@ -12,6 +12,12 @@ Anything else that reaches the user is a bug in `prep` and is reported as one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class PrepError(Exception):
     """Something the user can act on.
@@ -48,3 +54,34 @@ class SourceError(PrepError):
 
 class DataError(PrepError):
     """Data that is not what its configuration says."""
+
+
+@dataclass
+class Failures:
+    """Errors met on the way; one dataset's failure does not stop the others."""
+
+    errors: list[PrepError] = field(default_factory=list)
+
+    def raise_all(self) -> None:
+        """Raise what was met as one error; nothing where nothing failed.
+
+        Raises:
+            PrepError: of the first error's kind.
+        """
+        if not self.errors:
+            return
+        first = self.errors[0]
+        told = dict.fromkeys(f"{error.message}\n    {error.next_step}" for error in self.errors)
+        if len(told) == 1:
+            raise first
+        messages = "\n".join(told)
+        raise type(first)(messages, "Then run the same command; what is done stays done.")
+
+
+def each(calls: Iterable[Callable[[], T]], failures: Failures) -> Iterator[T]:
+    """Call all, yield their results, keep the errors for the end."""
+    for call in calls:
+        try:
+            yield call()
+        except PrepError as error:
+            failures.errors.append(error)

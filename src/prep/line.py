@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 from prep.config import Dataset, UrlImages
-from prep.errors import PrepError
+from prep.errors import Failures, each
 from prep.manifest import read_manifest
 from prep.stages.download import download, slice_note
 from prep.stages.filter import filter_table
@@ -16,37 +15,6 @@ from prep.stages.normalize import normalize
 from prep.stages.plan import remembered_slice
 from prep.stages.shards import Outcome, State
 from prep.workspace import Workspace
-
-
-@dataclass
-class Failures:
-    """Errors met on the way; one dataset's failure does not stop the others."""
-
-    errors: list[PrepError] = field(default_factory=list)
-
-    def raise_all(self) -> None:
-        """Raise what was met as one error; nothing where nothing failed.
-
-        Raises:
-            PrepError: of the first error's kind.
-        """
-        if not self.errors:
-            return
-        first = self.errors[0]
-        told = dict.fromkeys(f"{error.message}\n    {error.next_step}" for error in self.errors)
-        if len(told) == 1:
-            raise first
-        messages = "\n".join(told)
-        raise type(first)(messages, "Then run the same command; what is done stays done.")
-
-
-def each(calls: Iterable[Callable[[], Outcome]], failures: Failures) -> Iterator[Outcome]:
-    """Call all, yield the outcomes, keep the errors for the end."""
-    for call in calls:
-        try:
-            yield call()
-        except PrepError as error:
-            failures.errors.append(error)
 
 
 def run_line(workspace: Workspace, failures: Failures, *, dry_run: bool = False) -> Iterator[Outcome]:

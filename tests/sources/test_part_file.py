@@ -95,9 +95,12 @@ def test_waiting_for_another_process_ends_when_the_time_is_over(
         if len(calls) == 3:
             raise OverError
 
-    with open_part(tmp_path / "a", "key", nothing, ("sha256",)), pytest.raises(OverError):
-        with open_part(tmp_path / "a", "key", check, ("sha256",)):
-            pass
+    with (
+        open_part(tmp_path / "a", "key", nothing, ("sha256",)),
+        pytest.raises(OverError),
+        open_part(tmp_path / "a", "key", check, ("sha256",)),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 

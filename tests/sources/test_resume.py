@@ -78,6 +78,7 @@ def test_hundreds_of_kills_lose_only_what_was_not_flushed(
     with capsys.disabled():
         sent_again = before + fetched - (finished + 1) * SIZE
         print(
-            f"\n{KILLS} kills over {finished + 1} downloads of {SIZE / 1e6:.0f} MB: {sent_again / KILLS / 1e6:.2f} MB sent again"
-            f" for each kill (network buffers included); the last run found {kept:,} bytes safe and fetched {fetched:,}"
+            f"\n{KILLS} kills over {finished + 1} downloads of {SIZE / 1e6:.0f} MB: "
+            f"{sent_again / KILLS / 1e6:.2f} MB sent again for each kill, network buffers included; "
+            f"the last run found {kept:,} bytes safe and fetched {fetched:,}"
         )

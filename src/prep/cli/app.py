@@ -439,8 +439,7 @@ def _run_stage(
     from functools import partial
 
     from prep.cli import show
-    from prep.errors import UsageError
-    from prep.line import Failures, each
+    from prep.errors import Failures, UsageError, each
 
     failures = Failures()
     with workspace.exclusive(), show.bars(as_json):

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from prep.cli import show
-from prep.line import Failures, run_line
+from prep.errors import Failures
+from prep.line import run_line
 from prep.stages.check import check_yaml
 from prep.stages.emit_yaml import emit_yaml
 from prep.stages.shards import Outcome
