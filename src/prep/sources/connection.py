@@ -78,6 +78,9 @@ class Connection:
 
     def __init__(self, *, allow_private_hosts: bool, named: set[str]) -> None:
         self._curl = pycurl.Curl()
+        for option, value in _options().items():
+            self._curl.setopt(option, value)
+        self._curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self._allow_private_hosts = allow_private_hosts
         self._named = named
 
@@ -109,16 +112,12 @@ class Connection:
         self._is_named, self._blocked = is_named or _is_proxied(url), ""
         self._request = request
         curl = self._curl
-        curl.reset()
-        for option, value in _options().items():
-            curl.setopt(option, value)
         curl.setopt(pycurl.LOW_SPEED_LIMIT, STALL_BYTES)
         curl.setopt(pycurl.LOW_SPEED_TIME, STALL_SECONDS)
         curl.setopt(pycurl.URL, quote(url, safe="%/:?#[]@!$&'()*+,;=~"))
         curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()])
         curl.setopt(pycurl.HEADERFUNCTION, request.header)
         curl.setopt(pycurl.WRITEFUNCTION, request.body)
-        curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         try:
             curl.perform()
             request.end()

@@ -108,7 +108,7 @@ class PartFile:
     """
 
     def __init__(self, target: Path, key: str, descriptor: int, hashes: tuple[str, ...]) -> None:
-        self.target = target
+        self.target, self._path, self._journal = target, part_path(target), journal_path(target)
         self.validator: list[str] | None = None
         self.is_mixed = False
         self._key, self._descriptor, self._hashes = key, descriptor, hashes
@@ -122,12 +122,16 @@ class PartFile:
 
     def _load(self) -> None:
         """Take up what an earlier run left, if it is of the same bytes."""
-        size, journal = self.size_bytes, _read_journal(journal_path(self.target))
+        size = self.size_bytes
+        if not size:
+            self._journal.unlink(missing_ok=True)  # of a file that is gone
+            return
+        journal = _read_journal(self._journal)
         if journal.get("key") == self._key and journal["done"] and journal["done"][-1][1] <= size:
             self._spans = [Span(start, end, end) for start, end in journal["done"]]
             self.validator, self.is_mixed = journal["validator"], True
             self._flushed = self.kept
-        elif size or journal:
+        else:
             self.reset()
 
     @property
@@ -205,10 +209,9 @@ class PartFile:
                 return
             os.fdatasync(self._descriptor)
             journal = {"key": self._key, "validator": self.validator, "done": done}
-            path = journal_path(self.target)
-            temporary = path.with_name(path.name + ".tmp")
+            temporary = self._journal.with_name(self._journal.name + ".tmp")
             temporary.write_text(json.dumps(journal), encoding="utf-8")
-            temporary.replace(path)
+            temporary.replace(self._journal)
             self._flushed = size
 
     @property
@@ -222,7 +225,7 @@ class PartFile:
             self._digest.stop()
             self._digest = None
         with self._flushing, self._lock:
-            journal_path(self.target).unlink(missing_ok=True)
+            self._journal.unlink(missing_ok=True)
             os.ftruncate(self._descriptor, 0)
             self._spans, self._flushed = [], 0
             self.validator, self.is_mixed = None, False
@@ -241,9 +244,10 @@ class PartFile:
         with self._flushing:
             self._is_finished = True
             os.fsync(self._descriptor)
-            part_path(self.target).replace(self.target)
+            self._path.replace(self.target)
             sync(self.target.parent)
-            journal_path(self.target).unlink(missing_ok=True)
+            if self._flushed:
+                self._journal.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Keep what is safe, remove what is not, and let others have it."""
@@ -252,7 +256,7 @@ class PartFile:
         if not self._is_finished:
             self.flush()
             if not self._flushed:
-                part_path(self.target).unlink(missing_ok=True)
+                self._path.unlink(missing_ok=True)
         with self._flushing:
             self._is_finished = True
             os.close(self._descriptor)
