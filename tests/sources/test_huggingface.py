@@ -13,7 +13,7 @@ import pytest
 from prep.config import HuggingFaceSource
 from prep.errors import SourceError
 from prep.publishers import TOKEN, Fault, World
-from prep.sources import Listing, Part, huggingface
+from prep.sources import Listing, Part, huggingface, transfer
 from prep.sources.transfer import Session
 
 COYO, SIXTY_K, GATED = "kakaobrain/coyo-700m", "BLIP3o/BLIP3o-60k", "laion/laion2B-en-aesthetic"
@@ -212,3 +212,35 @@ def test_offline_mode_is_said(hub: World, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert error_of(COYO).message.startswith(f"the hub cannot be reached for {COYO}: ")
+
+
+def test_signed_addresses_that_run_out_are_renewed_between_ranges(
+    hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = max(listing(SIXTY_K, "*.tar").parts, key=lambda part: part.size_bytes or 0)
+    monkeypatch.setattr(transfer, "SEGMENT_BYTES", 10_000)
+    hub.server.hub.signature_uses = 3
+    hub.requests.clear()
+    with Session() as session:
+        huggingface.fetch(source(SIXTY_K), part, tmp_path / part.path, session)
+    assert (tmp_path / part.path).read_bytes() == (hub.folder / "hub" / SIXTY_K / part.path).read_bytes()
+    resolved = sum(path == part.url.removeprefix(hub.url) for _, path in hub.requests)
+    assert part.size_bytes and 2 <= resolved < part.size_bytes / 10_000, "not every range asks the hub again"
+
+
+def test_a_used_up_quota_is_waited_for_by_all(hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = listing(SIXTY_K, "*.tar").parts
+    hub.server.hub.quota, hub.server.hub.window_seconds = {"resolvers": 6}, 1
+    pauses: list[float] = []
+
+    def pause(session: Session, seconds: float) -> None:
+        pauses.append(seconds)
+        hub.server.hub.window_seconds += 1e-6  # a new window, as if the time were over
+
+    monkeypatch.setattr(Session, "pause", pause)
+    with Session() as session:
+        for part in parts:
+            huggingface.fetch(source(SIXTY_K), part, tmp_path / part.path, session)
+    for part in parts:
+        assert (tmp_path / part.path).read_bytes() == (hub.folder / "hub" / SIXTY_K / part.path).read_bytes()
+    assert pauses and all(0 < seconds <= 3 for seconds in pauses)

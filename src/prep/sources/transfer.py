@@ -277,7 +277,7 @@ class _Transfer:
         self._received = 0
         self._todo: deque[tuple[int, int]] = deque()
         self._helpers: list[threading.Thread] = []
-        self._max_helpers = CONNECTIONS
+        self._max_helpers = 0
         self._failure: BaseException | None = None
 
     @property
@@ -366,7 +366,7 @@ class _Transfer:
 
     def _fill_in_ranges(self, gaps: list[tuple[int, int | None]]) -> None:
         """Fill the gaps in pieces, in order, with as many connections as are free."""
-        self._todo = deque(piece for gap in gaps for piece in _pieces(gap))
+        self._todo, self._max_helpers = deque(piece for gap in gaps for piece in _pieces(gap)), CONNECTIONS
         try:
             with self.session.connection() as connection:
                 while self._todo and not self.is_halted:
@@ -399,8 +399,9 @@ class _Transfer:
                     self._get(connection, *self._todo.popleft())
         except IndexError:  # nothing left to do
             return
-        except Transient:  # what it has not brought stays a gap; a host may not like so many connections
-            self._max_helpers = max(0, self._max_helpers - 1)
+        except Transient as problem:  # what it has not brought stays a gap
+            if problem.pause != 0:  # the host may not like so many connections
+                self._max_helpers -= 1
         except BaseException as error:
             self._failure = self._failure or error
             self.is_halted = True
@@ -427,10 +428,10 @@ class _Transfer:
                     on_redirect=self.session.note,
                 )
                 sink.end()
-            except SourceError as error:
-                if direct is None or isinstance(error, WebPage):
+            except (Transient, SourceError) as error:
+                self._direct = None  # a signed address runs out, and another host may do better
+                if direct is None or isinstance(error, Transient | WebPage):
                     raise
-                self._direct = None
                 raise Transient("the address it redirects to has run out", pause=0.0) from error
             finally:
                 sink.close()
