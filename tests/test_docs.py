@@ -24,6 +24,7 @@ from prep.cli.app import app
 from prep.config import Catalogue, Dataset, Model, Recipe, WorkspaceConfig, load
 from prep.images.chunks import NOT_FETCHED
 from prep.images.index import SCHEMA
+from prep.progress import Meter
 from prep.schema import KINDS
 from prep.trainers import lavida_o
 from prep.workspace import RulesFile
@@ -177,7 +178,7 @@ def test_every_yaml_loads(page: Path, tmp_path: Path) -> None:
 def known_tables() -> set[str]:
     """Tables of the datasets that come with `prep`, and of those that the pages make."""
     texts = [body for page in PAGES for body in blocks(page, "yaml dataset")]
-    shown = {table for text in texts for table in yaml.safe_load(text)["tables"]}
+    shown = {table for text in texts for table in yaml.safe_load(text).get("tables", ())}
     return shown | {table for dataset in Catalogue().datasets() for table in dataset.tables}
 
 
@@ -194,7 +195,8 @@ def test_data_format_has_exactly_the_keys_of_the_models() -> None:
     documented = _marked_tables("keys")
     assert documented.keys() == models.keys()
     for name, model in models.items():
-        assert spans("\n".join(first_cells(documented[name]))) == list(model.model_fields), name
+        keys = [field.alias or key for key, field in model.model_fields.items()]
+        assert spans("\n".join(first_cells(documented[name]))) == keys, name
 
 
 def test_data_format_has_exactly_the_columns() -> None:
@@ -424,6 +426,9 @@ def test_tables_and_manifests_are_as_documented(six_lines: tuple[Path, str]) -> 
     _assert_manifests_are_documented(page, root)
 
 
+ELSEWHERE = ("repo", "revision", "folder", "documents_left_out", "slice")  # facts of other sources, and of slices
+
+
 def _assert_manifests_are_documented(page: Path, root: Path) -> None:
     text = section(page, "### Manifests")
     facts = {
@@ -431,7 +436,29 @@ def _assert_manifests_are_documented(page: Path, root: Path) -> None:
     }
     for path in root.glob("*/*/_manifest.json"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        told = [name for name in facts[manifest["stage"]] if name not in ("repo", "revision")]
+        told = [name for name in facts[manifest["stage"]] if name not in ELSEWHERE]
         assert [*manifest["facts"]] == told, path
         keys = {name for cell in first_cells(text) for name in spans(cell)}
         assert {*manifest, *manifest["shards"][0]} <= keys
+
+
+def test_plans_are_as_documented(six_lines: tuple[Path, str]) -> None:
+    done = run_prep(six_lines[0], "download", "--dry-run", "--force", "--json")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    (outcome,), text = planned["outcomes"], section(DOCS / "data-format.md", "### Plans")
+    keys = [name for cell in first_cells(text) for name in spans(cell)]
+    assert [*outcome["plan"]] == [name for name in keys if name != "slice"]
+    of_a_part = next(line for line in text.splitlines() if line.startswith("| `parts` |"))
+    assert {*outcome["plan"]["parts"][0]} <= {*spans(of_a_part)}
+    assert {*planned["totals"]} <= {*spans(text.partition("`totals`")[2])}
+
+
+def test_events_are_as_documented() -> None:
+    text = section(DOCS / "data-format.md", "### Events")
+    fields = {row.split("|")[1].strip(" `"): spans(row.split("|")[3]) for row in text.splitlines() if row[:3] == "| `"}
+    meter = Meter("download x", 1, "B", 1)
+    assert ["event", *fields["start"]] == [*meter.facts("start")] == [*meter.facts("end")]
+    assert ["event", *fields["start"], *fields["progress"]] == [*meter.facts("progress")]
+    uncounted = {*Meter("filter x", 1, "shards").facts("progress")} - {*meter.facts("progress")}
+    assert uncounted <= {*spans(text)} and uncounted == {"done", "total", "unit"}

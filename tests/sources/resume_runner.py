@@ -13,11 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import prep.sources.transfer as transfer
-from prep.sources import Part
+from prep.sources import Part, part_transfer, transfer
 
 transfer.FLUSH_SECONDS = 0.02
-transfer.SEGMENT_BYTES = 8 << 20
+part_transfer.SEGMENT_BYTES = 8 << 20
 
 
 def main() -> None:

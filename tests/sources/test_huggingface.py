@@ -13,7 +13,7 @@ import pytest
 from prep.config import HuggingFaceSource
 from prep.errors import SourceError
 from prep.publishers import TOKEN, Fault, World
-from prep.sources import Listing, Part, huggingface, transfer
+from prep.sources import Listing, Part, huggingface, part_transfer
 from prep.sources.transfer import Session
 
 COYO, SIXTY_K, GATED = "kakaobrain/coyo-700m", "BLIP3o/BLIP3o-60k", "laion/laion2B-en-aesthetic"
@@ -218,7 +218,7 @@ def test_signed_addresses_that_run_out_are_renewed_between_ranges(
     hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = max(listing(SIXTY_K, "*.tar").parts, key=lambda part: part.size_bytes or 0)
-    monkeypatch.setattr(transfer, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(part_transfer, "SEGMENT_BYTES", 10_000)
     hub.server.hub.signature_uses = 3
     hub.requests.clear()
     with Session() as session:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from prep.errors import SourceError
 from prep.publishers import Fault, World
 from prep.publishers.server import PublisherServer
-from prep.sources import Part, connection, part_file, transfer
+from prep.sources import Part, connection, part_file, part_transfer, sink
 from prep.sources.connection import ATTEMPTS, ATTEMPTS_TO_CONNECT
 from prep.sources.part_file import journal_path, part_path, partial_bytes
 from prep.sources.transfer import Refused, Session, WebPage
@@ -88,16 +88,16 @@ def download(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D
     target.parent.mkdir()
     found = Download(world, replace(GOOD, url=world.url + PATH), target)
     monkeypatch.setattr(Session, "pause", lambda session, seconds: found.pauses.append(seconds))
-    for module in (transfer, part_file):
+    for module in (sink, part_file):
         monkeypatch.setattr(module, "JOURNAL_FROM_BYTES", 1)
-    monkeypatch.setattr(transfer, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(sink, "BATCH_BYTES", 20_000)
     return found
 
 
 @pytest.fixture
 def in_ranges(download: Download, monkeypatch: pytest.MonkeyPatch) -> Download:
     """The same, the part being large enough for ranges."""
-    monkeypatch.setattr(transfer, "SEGMENT_BYTES", SEGMENT)
+    monkeypatch.setattr(part_transfer, "SEGMENT_BYTES", SEGMENT)
     return download
 
 
@@ -161,7 +161,7 @@ def test_parts_share_the_connections(in_ranges: Download) -> None:
             thread.join()
     assert [target.read_bytes() == BYTES for target in targets] == [True] * 12
     hashers_and_keeper = 12 + 1
-    assert max(seen) - before <= 12 + transfer.CONNECTIONS + hashers_and_keeper
+    assert max(seen) - before <= 12 + part_transfer.CONNECTIONS + hashers_and_keeper
 
 
 def test_ask_says_size_and_beginning(download: Download) -> None:
@@ -222,7 +222,7 @@ def test_a_cut_body_goes_on_where_it_was_cut(download: Download) -> None:
 
 
 def test_a_server_that_cuts_every_answer_is_outlasted(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PROGRESS_BYTES", 50_000)
+    monkeypatch.setattr(part_transfer, "PROGRESS_BYTES", 50_000)
     download.world.faults[PATH] = Fault(cut_at=60_000)
     download.succeeds()
     assert len(download.asked) == -(-len(BYTES) // 60_000) > ATTEMPTS
@@ -402,6 +402,30 @@ def test_all_transfers_keep_away_from_a_host_that_asks_for_it(
     threading.excepthook = threading.__excepthook__
 
 
+ODD = ["\xb2", "-1", "9" * 5000, "1e3", "", "NaN", "0x10", "\xff"]
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize("name", ["RateLimit", "Retry-After", "ETag", "Last-Modified", "X-Odd"])
+def test_odd_headers_do_no_harm(in_ranges: Download, name: str, value: str) -> None:
+    written = f'"resolvers";r={value};t={value}' if name == "RateLimit" else value
+    in_ranges.world.faults[PATH] = Fault(status=503, headers={name: written}, times=1)
+    in_ranges.part = replace(UNSURE, url=in_ranges.part.url)
+    if value.startswith("9") and name == "Retry-After":
+        assert "asks to wait" in in_ranges.fails().message
+    else:
+        in_ranges.succeeds()
+
+
+@pytest.mark.parametrize("value", ODD, ids=range(len(ODD)))
+def test_odd_sizes_in_headers_do_no_harm(download: Download, value: str) -> None:
+    download.part = replace(UNSURE, url=download.part.url)
+    download.world.faults[PATH] = Fault(headers={"Content-Range": f"bytes 0-{value}/{value}"}, times=1)
+    download.succeeds()
+    with Session() as session:
+        assert session.ask(download.part.url).status in (200, 206)
+
+
 @given(st.one_of(st.text(max_size=40), st.datetimes().map(str), st.from_regex(r"\w{3}, \d+ \w{3} \d+ [\d:]+ [+-]?\w+")))
 def test_no_retry_after_header_is_too_odd(header: str) -> None:
     seconds = retry_after(header)
@@ -493,10 +517,10 @@ def test_a_file_that_changes_between_two_ranges_begins_anew(in_ranges: Download)
 
 def test_a_file_that_changes_all_the_time_has_an_end(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
     download.part = replace(UNSURE, url=download.part.url)
-    monkeypatch.setattr(transfer, "SEGMENT_BYTES", SEGMENT)
-    real = transfer._Sink._compare_validator
+    monkeypatch.setattr(part_transfer, "SEGMENT_BYTES", SEGMENT)
+    real = sink.Sink._compare_validator
     monkeypatch.setattr(
-        transfer._Sink, "_compare_validator", lambda sink, response: real(sink, response) or sink._span.start > 0
+        sink.Sink, "_compare_validator", lambda self, response: real(self, response) or self._span.start > 0
     )
     download.fails_with("changed at its publisher, again and again")
 

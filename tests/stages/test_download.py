@@ -48,7 +48,6 @@ def events() -> Iterator[list[Mapping[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.sources.transfer.MAX_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr("prep.sources.transfer.Session.pause", lambda self, seconds: self.check_time())
 
 
