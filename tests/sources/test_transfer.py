@@ -273,8 +273,8 @@ def test_a_failure_that_stays_ends_after_a_few_attempts(download: Download, faul
         (404, "the server answers 404", "moved the file"),
         (410, "the server answers 410", "moved the file"),
         (204, "the server answers 204", "moved the file"),
-        (401, "the server answers 401, access refused", "HF_TOKEN"),
-        (403, "the server answers 403, access refused", "HF_TOKEN"),
+        (401, "the server answers 401, access refused", "account or terms"),
+        (403, "the server answers 403, access refused", "account or terms"),
     ],
 )
 def test_a_refusal_is_final(download: Download, status: int, reason: str, next_step: str) -> None:
@@ -752,6 +752,14 @@ def test_a_proxy_is_used_where_the_environment_names_one(download: Download, mon
     with Session() as session:
         session.bring(download.part, download.target, is_named=False)
     assert download.target.read_bytes() == BYTES
+
+
+def test_a_proxy_that_is_not_asked_opens_no_door(download: Download, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.3:9")  # libcurl obeys it in small letters only
+    with Session() as session, pytest.raises(SourceError, match="not a public address"):
+        session.bring(download.part, download.target, is_named=False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])

@@ -242,6 +242,8 @@ _NEXT = {
 
 def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """The command that usually follows."""
+    from prep.config import UrlImages
+
     if as_json or not outcomes:
         return
     stage = outcomes[0].stage
@@ -258,6 +260,10 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
         talk("Next: prep filter, which now judges what was really fetched")
     elif stage == "filter" and workspace.training_yaml.exists():
         talk(f"Next: prep emit-yaml --force, which replaces {workspace.training_yaml}")
+    elif stage == "download" and all(
+        isinstance(workspace.catalogue.dataset(outcome.name).images, UrlImages) for outcome in outcomes
+    ):
+        talk("Next: prep normalize")  # addresses are fetched for the rows that pass the filter
     else:
         talk(f"Next: {_NEXT[stage]}")
 

@@ -6,12 +6,13 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import pycurl
 
@@ -109,7 +110,7 @@ class Connection:
             Transient, Hopeless: no answer, or no whole one.
         """
         request = _Request(url, on_response, on_body, on_redirect)
-        self._is_named, self._blocked = is_named or _is_proxied(url), ""
+        self._is_named, self._blocked = is_named, ""
         self._request = request
         curl = self._curl
         curl.setopt(pycurl.LOW_SPEED_LIMIT, STALL_BYTES)
@@ -133,11 +134,13 @@ class Connection:
         """Open a socket to a resolved address, the one that will be connected to, unless it must not be."""
         family, kind, protocol, target = address
         host = str(target[0])
-        may = may_connect(host, allow_private_hosts=self._allow_private_hosts) or host in self._named
         if self._is_named and not self._request.hops:
             self._named.add(host)
-            may = True
-        if not may:
+        if not (
+            host in self._named
+            or may_connect(host, allow_private_hosts=self._allow_private_hosts)
+            or host in _proxies()  # which then decides what may be reached
+        ):
             self._blocked = host
             return pycurl.SOCKET_BAD
         return _Socket(family, kind, protocol)
@@ -237,9 +240,14 @@ class _Socket(socket.socket):
         self.close()
 
 
-def _is_proxied(url: str) -> bool:
-    """Whether the connection goes to a proxy, which then decides what may be reached."""
-    return urlsplit(url).scheme in getproxies() and not proxy_bypass(urlsplit(url).hostname or "")
+def _proxies() -> set[str]:
+    """IP addresses of the proxies that the environment names."""
+    found: set[str] = set()
+    for url in set(getproxies().values()):
+        with suppress(OSError, ValueError):
+            address = urlsplit(url if "://" in url else f"http://{url}")
+            found |= {str(info[4][0]) for info in socket.getaddrinfo(address.hostname, address.port)}
+    return found
 
 
 @cache

@@ -75,10 +75,11 @@ def fetch(source: ManualSource, part: Part, target: Path, session: Session) -> s
 
 
 def _by_hand(source: ManualSource, folder: Path, wanted: Iterable[str]) -> SourceError:
+    here = f"prep.yaml (sources: {{{folder.name}: {{kind: local, path: ...}}}})"
+    elsewhere = "" if source.links else f", or name a folder that has them in {here}"
     return SourceError(
         f"{folder.name} has to be fetched by hand:\n{source.instructions.strip()}",
-        f"Put the files ({_some(wanted)}) into {folder}, or name a folder that has them in "
-        f"prep.yaml (sources: {{{folder.name}: {{kind: local, path: ...}}}}); then run the same command.",
+        f"Put the files ({_some(wanted)}) into {folder}{elsewhere}; then run the same command.",
     )
 
 

@@ -62,7 +62,7 @@ class Sink:
         if status in (401, 403):
             raise Refused(
                 f"{shown}: the server answers {status}, access refused",
-                "Accept the dataset's terms on its page, then set HF_TOKEN or run `hf auth login`.",
+                "Does the publisher ask for an account or terms? See its page, or give another source in prep.yaml.",
             )
         if status == 416:
             raise Changed("is shorter than what came of it before")

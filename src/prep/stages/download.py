@@ -168,7 +168,7 @@ def _notes(plan: Plan, verify: bool, dry_run: bool) -> list[str]:
     if verify:
         lost = sum(part.shard is not None for part in plan.missing)
         notes.append(f"{len(plan.finished)} verified, {lost} {'to repair' if dry_run else 'repaired'}")
-    if plan.unknown_sizes:
+    if plan.unknown_sizes and dry_run:
         notes.append(f"{_parts(plan.unknown_sizes)} of unknown size")
     listed, expected = len(plan.listing.parts), plan.dataset.expected.parts
     if plan.choice:
