@@ -10,7 +10,8 @@ from prep.sources.connection import Response
 from prep.web import retry_after
 
 LOOK = "Check the address on the publisher's page, or give another source in prep.yaml."
-LATER = "Run the same command later; finished parts are kept."
+LATER = "Run the same command later; what has come is kept."
+ANEW = "Has the publisher changed the file? `prep download --force` lists it anew; see also the publisher's page."
 RETRIED = {408, 425, 429, 500, 502, 503, 504}
 # Of the hub, in the form of IETF draft-ietf-httpapi-ratelimit-headers: requests left, seconds until there are more.
 RATE_LIMIT = re.compile(r"r\s*=\s*([0-9]{1,9})\s*;\s*t\s*=\s*([0-9]{1,9})")
@@ -59,11 +60,6 @@ def shown(url: str) -> str:
     """An address as it may be shown: without a user's name, a signature or a key."""
     address = urlsplit(url)
     return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
-
-
-def lost(where: str, reason: str) -> SourceError:
-    """The error for a failure that might have passed and did not."""
-    return SourceError(f"{where}: {reason}", "Check the network, then run the same command; what has come is kept.")
 
 
 def web_page(where: str, html: bytes) -> WebPage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ ATTEMPTS_TO_CONNECT = 4  # of a host that is not there
 CONNECT_SECONDS = 20
 STALL_SECONDS = 30  # below STALL_BYTES a second for so long, a transfer is dead
 STALL_BYTES = 1024
+NETWORK = "Check the network, then run the same command; what has come is kept."
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_SUPPRESS_CONNECT_HEADERS: a proxy's own answer is not the server's
 
 
@@ -34,11 +36,14 @@ class Transient(Exception):
         reason: in a few words.
         pause: seconds the server asks to wait; None for the usual back-off.
         attempts: how many in a row, bringing nothing new, are enough.
+        next_step: what a person can do where it does not pass.
     """
 
-    def __init__(self, reason: str, pause: float | None = None, attempts: int = ATTEMPTS) -> None:
+    def __init__(
+        self, reason: str, pause: float | None = None, attempts: int = ATTEMPTS, next_step: str = NETWORK
+    ) -> None:
         super().__init__(reason)
-        self.pause, self.attempts = pause, attempts
+        self.pause, self.attempts, self.next_step = pause, attempts, next_step
 
 
 class Hopeless(Exception):
@@ -150,10 +155,9 @@ class Connection:
         code, detail = (*error.args, "")[:2]
         if self._blocked and code == pycurl.E_COULDNT_CONNECT:
             host = urlsplit(self._request.url).hostname
-            return Hopeless(
-                f"leads to {host} ({self._blocked}), which is not a public address "
-                "(`allow_private_hosts: true` in prep.yaml allows it)"
-            )
+            may = may_connect(self._blocked, allow_private_hosts=True) and not self._allow_private_hosts
+            hint = " (`allow_private_hosts: true` in prep.yaml allows it)" if may else ""
+            return Hopeless(f"leads to {host} ({self._blocked}), which is not a public address{hint}")
         if code == pycurl.E_TOO_MANY_REDIRECTS:
             return Hopeless(f"redirects more than {MAX_REDIRECTS} times")
         if code in _HOPELESS:
@@ -192,9 +196,11 @@ class _Request:
 
     def header(self, line: bytes) -> int:
         text = line.decode("latin-1").strip()
+        if self._is_told:  # a trailer
+            return len(line)
         try:
-            if text.startswith("HTTP/"):
-                self.response = Response(int(text.split(None, 2)[1]), self.url)
+            if status := re.match(r"HTTP/\S+ ([0-9]{3})(?![0-9])", text):
+                self.response = Response(int(status[1]), self.url)
             elif text:
                 name, _, value = text.partition(":")
                 self.response.headers[name.strip().lower()] = value.strip()
@@ -212,7 +218,11 @@ class _Request:
         if response.status in (301, 302, 303, 307, 308) and location is not None:
             self.hops += 1
             self._on_redirect(response)
-            self.url = urljoin(self.url, location)
+            try:
+                self.url = urljoin(self.url, location)
+                urlsplit(self.url).port  # noqa: B018 - raises where the address is none
+            except ValueError as error:
+                raise Hopeless("redirects to what is no address") from error
         elif response.status >= 200:
             self.end()
 
@@ -265,6 +275,7 @@ def _options() -> dict[int, Any]:
         pycurl.CONNECTTIMEOUT: CONNECT_SECONDS,
         pycurl.TCP_KEEPALIVE: 1,
         pycurl.BUFFERSIZE: 512 * 1024,
+        pycurl.COOKIEFILE: "",  # cookies are kept in memory: some hosts send a redirect back with one
         pycurl.NOSIGNAL: 1,
     }
     authorities = _authorities()

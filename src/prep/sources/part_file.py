@@ -253,13 +253,16 @@ class PartFile:
         """Keep what is safe, remove what is not, and let others have it."""
         if self._digest is not None:
             self._digest.stop()
-        if not self._is_finished:
-            self.flush()
-            if not self._flushed:
-                self._path.unlink(missing_ok=True)
-        with self._flushing:
-            self._is_finished = True
-            os.close(self._descriptor)
+        try:
+            if not self._is_finished:
+                with suppress(OSError):  # of a full disk: then the last journal holds
+                    self.flush()
+                if not self._flushed:
+                    self._path.unlink(missing_ok=True)
+        finally:
+            with self._flushing:
+                self._is_finished = True
+                os.close(self._descriptor)
 
     def _sorted(self) -> list[Span]:
         return sorted(self._spans, key=lambda span: span.start)
@@ -294,8 +297,10 @@ def _read_journal(path: Path) -> dict[str, Any]:
         done = [(int(start), int(end)) for start, end in journal["done"]]
         if done != sorted(done) or any(start < 0 or end <= start for start, end in done):
             return {}
-        return {"key": journal["key"], "validator": journal["validator"], "done": done}
-    except (OSError, ValueError, TypeError, KeyError):
+        key, validator = journal["key"], journal["validator"]
+        is_validator = isinstance(validator, list) and [type(value) for value in validator] == [str, str]
+        return {"key": key, "validator": validator, "done": done} if validator is None or is_validator else {}
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return {}
 
 

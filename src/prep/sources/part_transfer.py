@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from prep.errors import SourceError
+from prep.errors import SourceError, WorkspaceError
 from prep.files import hash_file
 from prep.sources import Part
-from prep.sources.answers import LATER, LOOK, Changed, WebPage, lost, shown
+from prep.sources.answers import LATER, LOOK, Changed, WebPage, shown
 from prep.sources.connection import Connection, Hopeless, Transient
 from prep.sources.part_file import PartFile, Span, open_part
 from prep.sources.sink import Sink
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 64 << 20  # a part of more than two is fetched in ranges of this size, several at once
 PROGRESS_BYTES = 1 << 20  # what counts as something new
 RESTARTS = 2  # of a part whose bytes turn out not to belong together
+RESERVE_BYTES = 1 << 30  # left free by a part of unknown size, for everything else on the disk
 CONNECTIONS = 8  # of a session, over all its parts
 MAX_PAUSE_SECONDS = 900.0  # a server that asks for more is left for another day
 
@@ -50,10 +52,16 @@ class PartTransfer:
         self._address, self._is_named = address or (lambda: part.url), is_named
         self._direct: str | None = None  # where redirects led to, while that works: the hub counts its own answers
         self._received = 0
-        self._todo: deque[tuple[int, int]] = deque()
+        self._todo: deque[tuple[int, int | None]] = deque()
+        self._taking = threading.Lock()
         self._helpers: list[threading.Thread] = []
         self._max_helpers = 0
         self._failure: BaseException | None = None
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether more bytes can be told to belong to those that are there."""
+        return self.has_ranges is not False and (self.is_hashed or self.file.validator is not None)
 
     @property
     def is_hashed(self) -> bool:
@@ -67,10 +75,8 @@ class PartTransfer:
         hashes = ("sha256", "md5") if part.md5 and not part.sha256 else ("sha256",)
         before = _stamp(self._target)
         with open_part(self._target, key, self.session.check_time, hashes) as self.file:
-            if _stamp(self._target) != before:  # another process has brought it while this one waited
-                return hash_file(self._target)
-            if self.file.kept and not self.is_hashed and not self.file.validator:
-                self.file.reset()
+            if _stamp(self._target) != before and (sha256 := self._is_brought()):  # by a process that was waited for
+                return sha256
             with self.session.keeping(self.file):
                 for _ in range(RESTARTS):
                     try:
@@ -82,6 +88,12 @@ class PartTransfer:
                 except Changed as problem:
                     self._restart()
                     raise SourceError(f"{self.shown}: {problem}, again and again", LATER) from problem
+
+    def _is_brought(self) -> str | None:
+        """The SHA-256 of the target if it is what the publisher says; None where not, or where only MD5 could tell."""
+        part, sha256 = self.part, hash_file(self._target)
+        is_size = part.size_bytes in (None, self._target.stat().st_size)
+        return sha256 if is_size and (part.sha256 or sha256) == sha256 and not (part.md5 and not part.sha256) else None
 
     @property
     def has_come(self) -> bool:
@@ -127,17 +139,24 @@ class PartTransfer:
             except Transient as problem:
                 failures = 1 if self._received - before >= PROGRESS_BYTES else failures + 1
                 if failures >= problem.attempts:
-                    raise lost(self.shown, f"{problem} ({failures} attempts)") from problem
+                    raise SourceError(f"{self.shown}: {problem} ({failures} attempts)", problem.next_step) from problem
                 if problem.pause is not None and problem.pause > MAX_PAUSE_SECONDS:
+                    minutes = f"{problem.pause / 60:,.0f} minutes" if problem.pause < 86400 else "more than a day"
                     raise SourceError(
-                        f"{self.shown}: {problem}, and asks to wait {problem.pause / 60:,.0f} minutes",
+                        f"{self.shown}: {problem}, and asks to wait {minutes}",
                         "Run the same command then; what has come is kept.",
                     ) from problem
                 self.session.pause(back_off(failures) if problem.pause is None else problem.pause)
 
     def _fill(self) -> None:
+        if self.total == 0:  # of nothing, too, the server has to say that it is so
+            with self.session.connection() as connection:
+                self._get(connection, 0, None)
         while gaps := self.file.gaps(self.total):
             self._failure, self.is_halted = None, False
+            if self.file.kept and not self.can_resume:
+                self._restart()
+                gaps = [(0, self.total)]
             if self.total is not None and self.total > 2 * SEGMENT_BYTES and self.has_ranges is not False:
                 self._fill_in_ranges(gaps)
             else:
@@ -146,7 +165,7 @@ class PartTransfer:
 
     def _fill_in_ranges(self, gaps: list[tuple[int, int | None]]) -> None:
         """Fill the gaps in pieces, in order, with as many connections as are free."""
-        self._todo, self._max_helpers = deque(piece for gap in gaps for piece in _pieces(gap)), CONNECTIONS
+        self._todo, self._max_helpers = deque(gaps), CONNECTIONS
         try:
             with self.session.connection() as connection:
                 while (piece := self._next()) is not None:
@@ -163,18 +182,19 @@ class PartTransfer:
 
     def _next(self) -> tuple[int, int] | None:
         """A piece that nobody has taken yet; None for no more."""
-        try:
-            return None if self.is_halted else self._todo.popleft()
-        except IndexError:
-            return None
+        with self._taking:
+            if self.is_halted or not self._todo:
+                return None
+            start, end = self._todo.popleft()
+            assert end is not None, "only a part of known size is fetched in ranges"
+            middle = min(start + SEGMENT_BYTES, end)
+            if middle < end:
+                self._todo.appendleft((middle, end))
+            return start, middle
 
     def _enlist(self) -> None:
         """Let connections that nobody uses take pieces too."""
-        while (
-            len(self._todo) > len(self._helpers)
-            and len(self._helpers) < self._max_helpers
-            and self.session.slots.acquire(blocking=False)
-        ):
+        while self._todo and len(self._helpers) < self._max_helpers and self.session.slots.acquire(blocking=False):
             helper = threading.Thread(target=self._help, daemon=True)
             self._helpers.append(helper)
             helper.start()
@@ -213,6 +233,8 @@ class PartTransfer:
                     on_redirect=self.session.note,
                 )
                 sink.end()
+                if sink.is_unsure:
+                    self._confirm_end(url)
             except (Transient, SourceError) as error:
                 self._direct = None  # a signed address runs out, and another host may do better
                 if direct is None or isinstance(error, Transient | WebPage):
@@ -222,6 +244,32 @@ class PartTransfer:
                 sink.close()
         if direct is None and response.url != url:
             self._direct = response.url
+
+    def _confirm_end(self, url: str) -> None:
+        """Ask how long the part is, after an answer that ended without saying so."""
+        size = self.session.ask(url, self._request_headers(0, None, url), is_named=self._is_named).size_bytes
+        if size is not None and self.total is not None and size > self.total:
+            came, self.total = self.total, self.part.size_bytes
+            raise Transient(f"{came} bytes came, the server has {size}")
+
+    def check_room(self, size_bytes: int, *, is_all: bool = True) -> None:
+        """See whether the disk has room for bytes that no plan knew of.
+
+        Args:
+            is_all: nothing comes after them; else some room has to be left for others.
+
+        Raises:
+            WorkspaceError: it has not; what came of the part is thrown away, to leave the disk as it was.
+        """
+        disk = shutil.disk_usage(self._target.parent)
+        reserve = 0 if is_all else min(RESERVE_BYTES, disk.total // 20)
+        if size_bytes + reserve > disk.free:
+            needed = f"{self.file.kept + size_bytes:,} bytes {'are' if is_all else 'and more are'} to come"
+            self._restart()
+            raise WorkspaceError(
+                f"{self.shown} does not fit: {needed}, {disk.free / 1e9:,.1f} GB are free in {self._target.parent}",
+                "Free some space, or let raw/ be a link to a larger disk.",
+            )
 
     def _request_headers(self, start: int, end: int | None, url: str) -> dict[str, str]:
         same_host = urlsplit(url).netloc == urlsplit(self.part.url).netloc
@@ -249,13 +297,6 @@ class PartTransfer:
                 )
         file.finish()
         return hashes["sha256"]
-
-
-def _pieces(gap: tuple[int, int | None]) -> Iterator[tuple[int, int]]:
-    start, end = gap
-    assert end is not None, "only a part of known size is fetched in ranges"
-    for position in range(start, end, SEGMENT_BYTES):
-        yield position, min(position + SEGMENT_BYTES, end)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

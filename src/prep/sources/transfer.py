@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from prep.errors import SourceError
 from prep.progress import Advance
 from prep.sources import Part
-from prep.sources.answers import LOOK, Refused, WebPage, asked_pause, lost, shown, size_of
+from prep.sources.answers import LOOK, Refused, WebPage, asked_pause, shown, size_of
 from prep.sources.connection import Connection, Hopeless, Response, Stop, Transient
 from prep.sources.part_file import PartFile, partial_bytes
 from prep.sources.part_transfer import CONNECTIONS, MAX_PAUSE_SECONDS, PartTransfer, back_off
@@ -146,7 +146,7 @@ class Session:
                 return Answer(answer.status, size_of(answer), answer.headers, bytes(body[:limit]), answer.url)
             except Transient as problem:
                 if attempt == ASK_ATTEMPTS:
-                    raise lost(shown(url), str(problem)) from problem
+                    raise SourceError(f"{shown(url)}: {problem}", problem.next_step) from problem
                 self.pause(back_off(attempt))
             except Hopeless as problem:
                 raise SourceError(f"{shown(url)}: {problem}", LOOK) from problem
@@ -218,4 +218,7 @@ class Session:
             with self._lock:
                 files = list(self._files)
             for file in files:
-                file.flush()
+                with suppress(
+                    OSError
+                ):  # what is not safe yet is fetched again at worst; a full disk is told by writers
+                    file.flush()
