@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -333,6 +334,129 @@ def test_json_is_one_document_and_nothing_else(blip: Path, world: World) -> None
     assert {recipe["name"] for recipe in json.loads(prep(blip, "init", "--list", "--json").stdout)} >= {
         "lavida-o-start"
     }
+
+
+def failure(folder: Path, *arguments: str, world: World | None = None) -> dict[str, Any]:
+    """What a command that fails prints with --json; its errors are told on stderr too, and nothing else but events."""
+    done = prep(folder, *arguments, "--json", world=world)
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event for event in events if event["event"] == "error"] == [
+        {"event": "error", **error} for error in document["errors"]
+    ]
+    assert document["errors"] and events[-1]["event"] == "error"
+    return dict(document)
+
+
+def test_json_of_a_failure_has_what_was_done_and_every_error(tmp_path: Path, world: World) -> None:
+    entries = [{"table": table} for table in ("laion-2b", "blip3o-60k", "coyo-700m")]
+    elsewhere = {name: {"kind": "local", "path": f"/nowhere/{name}"} for name in ("laion-2b", "coyo-700m")}
+    root = make_workspace(tmp_path / "w", {"name": "x", "entries": entries}, world, sources=world.sources | elsewhere)
+    for command in ("download", "run"):
+        found = failure(root, command, world=world)
+        done = {(outcome["stage"], outcome["name"]) for outcome in found["outcomes"] if outcome["state"] != "waiting"}
+        stages = ("images", "normalize", "filter") if command == "run" else ()
+        assert done == {(stage, "blip3o-60k") for stage in ("download", *stages)}
+        assert [error["message"] for error in found["errors"][:2]] == [
+            f"/nowhere/{name} is neither a file nor a folder" for name in ("laion-2b", "coyo-700m")
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "document"),
+    [
+        (["download"], {"outcomes": []}),
+        (["download", "--parts", "x"], {}),
+        (["images"], {"outcomes": ["waiting"]}),
+        (["emit-yaml"], {}),
+        (["check"], {}),
+        (["add", "missing.csv"], {}),
+        (["datasets", "nine"], {}),
+    ],
+)
+def test_json_of_every_failure_is_one_document(arguments: list[str], document: dict[str, Any], blip: Path) -> None:
+    found = failure(blip, *arguments)
+    found.pop("errors")
+    if "outcomes" in found:
+        found["outcomes"] = [outcome["state"] for outcome in found["outcomes"]]
+    assert found == document
+
+
+def test_json_of_a_refusing_system_and_of_a_bug(blip: Path, world: World) -> None:
+    (blip / "raw").write_text("in the way")
+    (error,) = failure(blip, "download", world=world)["errors"]
+    assert "Move it away" in error["next_step"] and str(blip / "raw") in error["message"]
+    script = "import prep.line; prep.line.status = lambda workspace: 1 / 0; from prep.cli import main; main()"
+    command = [sys.executable, "-c", script, "status", "--json"]
+    done = subprocess.run(command, cwd=blip, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and json.loads(done.stdout)["errors"][0]["message"].startswith("a bug in prep: Zero")
+
+
+@pytest.mark.parametrize("script", ['exec "$@" 2>&-', 'exec "$@" 2>/dev/full', '"$@" 2>&1 >&3 3>&- | true'])
+def test_nobody_at_stderr_changes_nothing_else(script: str, blip: Path, world: World) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f"exec 3>&1; {script}", "sh", sys.executable, str(QUICK_PREP), *arguments]
+        return subprocess.run(command, cwd=blip, env=environment(world), capture_output=True, text=True, timeout=120)
+
+    done = run("download", "--json")
+    assert json.loads(done.stdout)["outcomes"][0]["made"] == 11 and done.stderr == ""
+    done = run("download", "nine")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == (0 if "true" in script else 1)
+    assert "up to date" in run("download").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["status", "--json"], ["download", "nine"], ["download", "nine", "--json"]]
+)
+def test_nobody_at_stdout_ends_nothing_in_a_traceback(arguments: list[str], blip: Path) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, str(QUICK_PREP), *arguments]
+    done = subprocess.run(command, cwd=blip, env=environment(), stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == (1 if "nine" in arguments else 0)
+    assert "Traceback" not in done.stderr and "bug" not in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_full_stdout_is_not_a_full_disk(option: list[str], unbuffered: str, blip: Path) -> None:
+    shell = environment(PYTHONUNBUFFERED=unbuffered)
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, str(QUICK_PREP), "status", *option]
+        done = subprocess.run(command, cwd=blip, env=shell, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    (told,) = [line for line in done.stderr.splitlines() if "rror" in line]
+    message = json.loads(told)["message"] if option else told.removeprefix("Error: ")
+    assert message == "stdout cannot be written: No space left on device"
+
+
+def test_a_reader_of_stdout_that_is_gone_ends_it_quietly(blip: Path) -> None:
+    command = ["sh", "-c", '{ "$@"; echo $? >&2; } | true', "sh", sys.executable, str(QUICK_PREP), "datasets", "--json"]
+    done = subprocess.run(command, cwd=blip, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stderr == "1\n"
+
+
+INTERRUPTING = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+module, sys.argv = sys.argv[1], ["prep", *sys.argv[2:]]
+sys.meta_path.insert(0, Interrupting())
+from prep.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["prep.cli.app", "typer", "prep.errors", "prep.workspace", "yaml"])
+def test_ctrl_c_is_quiet_from_the_first_moment(module: str, blip: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTING, module, "status"]
+    done = subprocess.run(command, cwd=blip, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "Interrupted. Nothing is lost: run the same command to go on.\n"
+    done = subprocess.run([*command, "--json"], cwd=blip, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr and "Interrupted" in done.stderr
 
 
 def test_dry_runs_write_nothing(blip: Path, world: World) -> None:

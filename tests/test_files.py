@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prep.files import atomic_path, hash_file, write_text
+from prep.errors import WorkspaceError
+from prep.files import atomic_path, hash_file, open_own, size_of, write_text
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -99,3 +101,47 @@ def test_write_text_and_hash_file(tmp_path: Path) -> None:
     assert hash_file(tmp_path / "a.txt") == hashlib.sha256(b"\xc3\xbc\n").hexdigest()
     (tmp_path / "empty").touch()
     assert hash_file(tmp_path / "empty") == hashlib.sha256().hexdigest()
+
+
+def test_only_a_file_of_the_users_is_written_through_a_link(tmp_path: Path) -> None:
+    for name in ("theirs.txt", "ours.txt"):
+        (tmp_path / name).write_text("before")
+        (tmp_path / f"link-{name}").symlink_to(name)
+    write_text(tmp_path / "link-theirs.txt", "after", follow_links=True)
+    write_text(tmp_path / "link-ours.txt", "after")
+    (tmp_path / "theirs.txt").chmod(0o640)
+    write_text(tmp_path / "link-theirs.txt", "last", follow_links=True)
+    assert tree(tmp_path) == {
+        "theirs.txt": "last",
+        "link-theirs.txt": "last",
+        "ours.txt": "before",
+        "link-ours.txt": "after",
+    }
+    assert [(tmp_path / f"link-{name}.txt").is_symlink() for name in ("theirs", "ours")] == [True, False]
+    assert (tmp_path / "theirs.txt").stat().st_mode & 0o777 == 0o640
+    with pytest.raises(OSError, match="link"), open_own(tmp_path / "link-theirs.txt", "a"):
+        pass
+
+
+def test_the_size_of_what_cannot_be_looked_at_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("abc")
+    others = [tmp_path, tmp_path / "b", tmp_path / "a/b", tmp_path / ("x" * 300), tmp_path / "a\0"]
+    assert [size_of(path) for path in (tmp_path / "a", *others)] == [3, *[None] * 5]
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "next_step"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/a/b"),
+            "/a/b: No space left on device",
+            "The disk is full.",
+        ),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "File name too long", "Give a shorter name."),
+        (OSError("odd"), "odd", "Mend that, then run the same command."),
+    ],
+)
+def test_what_the_system_refuses_has_a_next_step(error: OSError, message: str, next_step: str) -> None:
+    told = WorkspaceError.of(error)
+    assert told.message == message and told.next_step.startswith(next_step)
+    assert WorkspaceError.of(error, "data/a.csv").message == f"data/a.csv: {error.strerror or error}"

@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prep.errors import WorkspaceError
-from prep.manifest import MANIFEST_NAME, Manifest, Shard, fingerprint, read_manifest, remove_manifest, write_manifest
+from prep.manifest import (
+    JOURNAL_NAME,
+    MANIFEST_NAME,
+    Journal,
+    Manifest,
+    Shard,
+    fingerprint,
+    read_journal,
+    read_manifest,
+    remove_manifest,
+    write_journal,
+    write_manifest,
+)
 
 MANIFEST = Manifest(
     "filter",
@@ -62,6 +74,7 @@ def test_a_folder_about_to_change_is_declared_unfinished(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+SHARD = {"name": "a", "task": "t", "rows": None, "size_bytes": 7, "sha256": "cc"}
 GOOD = {"stage": "filter", "shards": [], "facts": {}}
 NO_MANIFESTS: dict[str, Any] = {
     "a list": [],
@@ -74,6 +87,15 @@ NO_MANIFESTS: dict[str, Any] = {
     "shards of text": {**GOOD, "shards": "abc"},
     "a shard without fields": {**GOOD, "shards": [{"name": "a"}]},
     "an unknown field": {**GOOD, "times": 3},
+    "a stage of no name": {**GOOD, "stage": 3},
+    "facts of no keys": {**GOOD, "facts": []},
+    **{
+        f"a shard whose {field} is {value!r}": {**GOOD, "shards": [{**SHARD, field: value}]}
+        for field, value in [
+            *(("name", 3), ("name", None), ("task", []), ("rows", "3"), ("rows", True), ("size_bytes", "7")),
+            *(("size_bytes", 7.5), ("sha256", None), ("counts", [1]), ("counts", {"a": "b"}), ("beside_bytes", None)),
+        ]
+    },
 }
 
 
@@ -82,7 +104,7 @@ def test_json_that_is_no_manifest_is_said(data: bytes, tmp_path: Path) -> None:
     check_is_said(data, tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"stage": "fil', b"\xff\xfe", b"\0" * 100])
+@pytest.mark.parametrize("data", [b"", b"{", b'{"stage": "fil', b"\xff\xfe", b"\0" * 100, b"[" * 100_000])
 def test_bytes_that_are_no_manifest_are_said(data: bytes, tmp_path: Path) -> None:
     check_is_said(data, tmp_path)
 
@@ -116,3 +138,33 @@ def test_a_fingerprint_is_of_the_shortest_json_with_sorted_keys() -> None:
     text = '["a",1,null,{"b":true,"ü":5.67}]'
     assert fingerprint(["a", 1, None, {"ü": 5.67, "b": True}]) == hashlib.sha256(text.encode()).hexdigest()[:32]
     assert fingerprint([1]) != fingerprint(["1"]) != fingerprint([[1]])
+
+
+# -- the journal -------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_reads_back_what_can_be_read(tmp_path: Path) -> None:
+    good = Shard("tief/ü\u2028图.parquet", "t1", None, 500, "bb")
+    write_journal(tmp_path, [good])
+    path = tmp_path / JOURNAL_NAME
+    bad = [b"\xff\xfe", b"[" * 100_000, b"3", b"null", b'{"name": "a"}', json.dumps({**SHARD, "name": 3}).encode()]
+    path.write_bytes(b"\n".join([*bad, path.read_bytes(), *bad]))
+    assert read_journal(tmp_path) == {good.name: good}
+    path.write_bytes(b"\xff" * 100)
+    assert read_journal(tmp_path) == {}
+
+
+def test_no_file_of_ours_is_written_through_a_link(tmp_path: Path) -> None:
+    own, folder = tmp_path / "own.json", tmp_path / "raw"
+    folder.mkdir()
+    for name in (MANIFEST_NAME, JOURNAL_NAME):
+        own.write_text("of the user")
+        (folder / name).symlink_to(own)
+    with pytest.raises(OSError, match="link"), Journal(folder):
+        pass
+    write_manifest(folder, MANIFEST)
+    write_journal(folder, MANIFEST.shards)
+    with Journal(folder) as journal:
+        journal.add(MANIFEST.shards[0])
+    assert own.read_text() == "of the user"
+    assert read_manifest(folder) == MANIFEST

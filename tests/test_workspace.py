@@ -152,6 +152,15 @@ def test_a_local_source_is_relative_to_the_workspace(
         assert workspace.source(coyo) == LocalSource(kind="local", path=expected)
 
 
+def test_a_home_that_nobody_has_is_said(workspace: Workspace) -> None:
+    workspace = configured(workspace, "sources: {coyo-700m: {kind: local, path: ~nosuchuser/x}}\n")
+    with pytest.raises(ConfigError) as caught:
+        workspace.sources(workspace.catalogue.dataset("coyo-700m"))
+    assert said(caught) == (
+        "coyo-700m: there is no home folder for ~nosuchuser/x\n  Write the whole path in its `source`."
+    )
+
+
 def test_workers(workspace: Workspace) -> None:
     assert workspace.workers == default_workers()
     assert configured(workspace, "workers: 3\n").workers == 3
@@ -237,7 +246,17 @@ def test_the_lock_file_remembers_and_is_the_same_bytes_in_any_order(workspace: W
     assert Workspace(workspace.root).locked("coyo-700m") == {"revision": "abc", "parts": 2}
 
 
-NO_LOCKS = [b"", b"{", b"[]", b"3", b"{}", b'{"datasets": 3}', b'{"datasets": {"coyo-700m": 3}}', b"\xff"]
+NO_LOCKS = [
+    b"",
+    b"{",
+    b"[]",
+    b"3",
+    b"{}",
+    b'{"datasets": 3}',
+    b'{"datasets": {"coyo-700m": 3}}',
+    b"\xff",
+    b"[" * 100_000,
+]
 
 
 @pytest.mark.parametrize("data", NO_LOCKS)
@@ -294,3 +313,16 @@ def test_a_file_system_without_locks_is_worked_on_all_the_same(
     monkeypatch.setattr(fcntl, "flock", partial(fail, errno.EIO))
     with pytest.raises(OSError, match="no locks here"), workspace.exclusive():
         pass
+
+
+def test_what_is_ours_alone_is_not_written_through_a_link(workspace: Workspace, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("of the user")
+    for name in (".prep-busy", LOCK_NAME):
+        (workspace.root / name).symlink_to(own)
+    with pytest.raises(OSError, match="link"), workspace.exclusive():
+        pass
+    own.write_text('{"datasets": {}}')
+    workspace.lock("coyo-700m", {"revision": "abc"})
+    assert own.read_text() == '{"datasets": {}}'
+    assert workspace.locked("coyo-700m") == {"revision": "abc"}

@@ -74,9 +74,9 @@ def add_file(
     added = Added(name, path, text, chosen)
     recipe = _with_entry(workspace, name)
     if not dry_run:
-        write_text(path, text)
+        write_text(path, text, follow_links=True)
         load(Dataset, path)
-        write_text(workspace.recipe_path, recipe)
+        write_text(workspace.recipe_path, recipe, follow_links=True)
     return added
 
 

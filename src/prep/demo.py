@@ -46,5 +46,6 @@ def demo_workspace(folder: Path) -> Iterator[Workspace]:
         workspace = Workspace.create(root, recipe)
         local = {"allow_private_hosts": True, "sources": world.sources}
         config = root / CONFIG_NAME
-        write_text(config, config.read_text(encoding="utf-8") + "\n" + yaml.safe_dump(local))
+        text = config.read_text(encoding="utf-8") + "\n" + yaml.safe_dump(local)
+        write_text(config, text, follow_links=True)
         yield Workspace(workspace.root)

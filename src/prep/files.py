@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them, as clusters have
 
@@ -32,13 +34,45 @@ def atomic_path(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target`, whole or not at all; a link stays a link, and rights stay as they are."""
-    target = Path(os.path.realpath(target))
+def write_text(target: Path, text: str, *, follow_links: bool = False) -> None:
+    """Write `text` to `target`, whole or not at all; rights stay as they are.
+
+    Args:
+        follow_links: let a link stay one and write the file it leads to: for files of the user's (a recipe,
+            prep.yaml, a YAML to append to). Of what is wholly ours a link is replaced: it may lead to one that is not.
+    """
+    if follow_links:
+        target = Path(os.path.realpath(target))
     with atomic_path(target) as temporary:
         temporary.write_bytes(text.encode())
         if target.exists():
             temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+
+
+def open_own(path: Path, mode: str) -> IO[str]:
+    """Open a text file that is wholly ours; not (ELOOP) through a link, which may lead to one that is not."""
+    return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock a file for this process alone; False where another has it, True where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of the file at `path`; None where there is none that can be looked at (rights, a name too long)."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def hash_file(path: Path) -> str:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from prep.errors import WorkspaceError
-from prep.files import write_text
+from prep.files import open_own, size_of, write_text
 
 MANIFEST_NAME = "_manifest.json"
 JOURNAL_NAME = "_parts.jsonl"  # parts that are whole and in no manifest: of an unfinished download, or outside a slice
@@ -96,11 +96,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_NAME
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        shards = tuple(Shard(**shard) for shard in data.pop("shards"))
-        return Manifest(shards=shards, **data)
+        shards = tuple(_shard(shard) for shard in data.pop("shards"))
+        manifest = Manifest(shards=shards, **data)
+        if not isinstance(manifest.stage, str) or not isinstance(manifest.facts, dict):
+            raise TypeError(path)
+        return manifest
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WorkspaceError(f"{path}: not a manifest", "Delete that file and run the same command again.") from error
 
 
@@ -109,11 +112,8 @@ def read_finished(folder: Path) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    for shard in manifest.shards:
-        path = folder / shard.name
-        if not path.is_file() or path.stat().st_size != shard.size_bytes:
-            return None
-    return manifest
+    is_whole = all(size_of(folder / shard.name) == shard.size_bytes for shard in manifest.shards)
+    return manifest if is_whole else None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -130,12 +130,15 @@ def remove_manifest(folder: Path) -> None:
 
 
 def read_journal(folder: Path) -> dict[str, Shard]:
-    """Parts that the journal of `folder` holds, by path; a last line cut off by a kill is passed over."""
+    """Parts that the journal of `folder` holds, by path.
+
+    A line that is none (the last may be cut off by a kill) is passed over: its part is hashed or brought again.
+    """
     path, shards = folder / JOURNAL_NAME, {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            shard = Shard(**json.loads(line))
-        except (ValueError, TypeError):
+            shard = _shard(json.loads(line.decode()))
+        except (ValueError, TypeError, RecursionError):
             continue
         shards[shard.name] = shard
     return shards
@@ -154,7 +157,7 @@ class Journal:
     """The journal of `folder`, open for more: a line each, with the system at once, on the disk within a second."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / JOURNAL_NAME).open("a", encoding="utf-8")
+        self._file = open_own(folder / JOURNAL_NAME, "a")
         self._synced = time.monotonic()
 
     def add(self, shard: Shard) -> None:
@@ -176,6 +179,22 @@ class Journal:
     ) -> None:
         with self._file:
             self._sync()
+
+
+def _shard(data: Any) -> Shard:
+    """The shard that a file of ours holds.
+
+    Raises:
+        TypeError: it holds none.
+    """
+    shard = Shard(**data)
+    numbers = (shard.rows or 0, shard.size_bytes, shard.beside_bytes)
+    if not (
+        all(isinstance(text, str) for text in (shard.name, shard.task, shard.sha256))
+        and all(type(number) is int for number in (*numbers, *dict(shard.counts).values()))
+    ):
+        raise TypeError(shard)
+    return shard
 
 
 def _line(shard: Shard) -> str:

@@ -171,7 +171,7 @@ def no_bar(label: str, total: int | None, unit: str, items: int | None = None) -
 def heartbeat(label: str, total: int | None, unit: str, items: int | None = None) -> Iterator[Bar]:
     """A line on stderr after a while, and then now and then: for logs, where a bar would be noise."""
     meter = Meter(label, total, unit, items)
-    with _beating(FIRST_SECONDS, EVERY_SECONDS, lambda: _say(meter.line())):
+    with _beating(FIRST_SECONDS, EVERY_SECONDS, lambda: say(meter.line())):
         yield meter
 
 
@@ -209,10 +209,11 @@ def _beating(first: float, every: float, beat: Callable[[], None]) -> Iterator[N
 
 def write_event(facts: Mapping[str, Any]) -> None:
     """One event as one line of JSON on stderr."""
-    _say(json.dumps(facts, ensure_ascii=False))
+    say(json.dumps(facts, ensure_ascii=False))
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """One line, or several, on stderr."""
     with suppress(OSError, ValueError):  # whoever read stderr is gone: that ends no work
         sys.stderr.write(line + "\n")  # in one piece, other threads write too
         sys.stderr.flush()

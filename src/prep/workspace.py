@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from prep.config import (
 )
 from prep.engine import default_workers
 from prep.errors import ConfigError, UsageError, WorkspaceError
-from prep.files import NO_LOCKS, write_text
+from prep.files import open_own, try_lock, write_text
 
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
@@ -120,8 +119,9 @@ class Workspace:
                 f"{config if config.exists() else recipe} is there already",
                 "Work in it as it is, or start in another folder.",
             )
-        write_text(recipe, recipe_text)
-        write_text(config, _CONFIG_TEXT.format(images=json.dumps(images, ensure_ascii=False)))  # JSON is YAML
+        write_text(recipe, recipe_text, follow_links=True)
+        config_text = _CONFIG_TEXT.format(images=json.dumps(images, ensure_ascii=False))  # JSON is YAML
+        write_text(config, config_text, follow_links=True)
         return cls(root)
 
     # -- what is in it ---------------------------------------------------------------------------------------
@@ -200,15 +200,26 @@ class Workspace:
         return self.sources(dataset)[0]
 
     def sources(self, dataset: Dataset) -> tuple[Source, ...]:
-        """The same, and then its mirrors; prep.yaml's word replaces them all."""
+        """The same, and then its mirrors; prep.yaml's word replaces them all.
+
+        Raises:
+            ConfigError: a local path begins with the home of a user who is none.
+        """
         given = self.config.sources.get(dataset.name)
         sources = (dataset.source, *dataset.mirrors) if given is None else (given,)
         return tuple(
-            source.model_copy(update={"path": str(self.root / Path(source.path).expanduser())})
+            source.model_copy(update={"path": self._local_path(source.path, dataset.name)})
             if isinstance(source, LocalSource)
             else source
             for source in sources
         )
+
+    def _local_path(self, path: str, dataset: str) -> str:
+        try:
+            return str(self.root / Path(path).expanduser())
+        except RuntimeError as error:
+            message = f"{dataset}: there is no home folder for {path}"
+            raise ConfigError(message, "Write the whole path in its `source`.") from error
 
     @property
     def workers(self) -> int:
@@ -292,7 +303,7 @@ class Workspace:
             return {name: dict(resolved) for name, resolved in dict(datasets).items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WorkspaceError(
                 f"{path}: not a lock file", "Restore it, or delete it to resolve revisions anew."
             ) from error
@@ -304,18 +315,13 @@ class Workspace:
         Raises:
             WorkspaceError: another `prep` is writing here.
         """
-        with (self.root / ".prep-busy").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with open_own(self.root / ".prep-busy", "a+") as file:
+            if not try_lock(file.fileno()):
                 file.seek(0)
                 raise WorkspaceError(
                     f"another prep ({file.read().strip() or 'unknown process'}) is at work in {self.root}",
                     "Wait for it to end, or stop it; then run the same command.",
-                ) from error
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
+                )
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from prep.errors import UsageError
 from prep.sources import Part
 from prep.sources.slices import Slice
 
+NINES = "9" * 28 + "..." + "9" * 28
 PARTS = [Part(f"data/{name}", "") for name in ("a.csv", "b.csv", "b.tar", "c.csv", "d.csv")]
 
 
@@ -51,6 +54,7 @@ def test_positions_then_names_then_a_number(choice: Slice, positions: list[int])
         ("-1", "--parts -1: '-1' is no position", "For example --parts 0-3,7."),
         ("1-2-3", "--parts 1-2-3: '1-2-3' is no position", "For example --parts 0-3,7."),
         ("²", "--parts ²: '²' is no position", "For example --parts 0-3,7."),
+        ("9" * 5000, f"--parts {NINES}: '{NINES}' is no position", "For example --parts 0-3,7."),
         ("0:3", "--parts 0:3: '0:3' is no position", "For example --parts 0-3,7."),
     ],
 )
@@ -82,3 +86,11 @@ def test_a_slice_is_part_of_the_whole_in_order_and_survives_json(choice: Slice) 
     assert choice.limit is None or len(positions) <= choice.limit
     assert Slice.from_json({**choice.as_json(), "of": 5}) == choice
     assert (choice.as_json() == {}) == (not choice)
+
+
+@pytest.mark.parametrize(
+    "data", [{"only": [5]}, {"only": "ab"}, {"only": 3}, {"parts": 3}, {"limit": True}, {"limit": "1"}]
+)
+def test_json_that_is_no_slice_is_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Slice.from_json(data)

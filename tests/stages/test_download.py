@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -25,12 +27,14 @@ from prep.manifest import Journal
 from prep.publishers import Fault, World
 from prep.sources.slices import Slice
 from prep.sources.transfer import Session
+from prep.stages import plan as plan_module
 from prep.stages.download import PlannedDownload, download
 from prep.stages.plan import Plan, plan_download
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 from worlds import make_workspace, prep, prep_json, snapshot
 
+PAUSE = Session.pause
 FILES = {f"data/{name}.csv": f"of {name}\n".encode() * 50 for name in "abcde"}
 COYO = {"name": "coyo", "entries": [{"table": "coyo-700m", "aes_cutoff": 5.67}]}
 BLIP = {"name": "blip", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
@@ -197,6 +201,41 @@ def test_force_brings_every_part_again(mine: Mine) -> None:
     assert (mine.run(force=True).made, mine.fetched()) == (5, [*"abcde"])
 
 
+@pytest.mark.parametrize("hashes", [True, False])
+def test_what_force_could_not_bring_again_is_still_there(
+    mine: Mine, hashes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine.write(hashes=hashes, sizes=hashes)
+    mine.run()
+    before = snapshot(mine.root)
+    for name in "abde":
+        mine.fault(name, Fault(status=404))
+    if not hashes:
+        monkeypatch.setitem(FILES, "data/c.csv", b"new\n")
+        elsewhere(mine, mine.place)
+    mine.fails(force=True)
+    mine.fault("c", Fault(status=404))
+    mine.fetched()
+    assert not (mine.raw / "_manifest.json").exists()
+    outcome = mine.run()
+    assert (outcome.state, outcome.made, mine.fetched(), mine.there()) == ("done", 0, [], FILES)
+    changed = {path for path, value in snapshot(mine.root).items() if before.get(path) != value}
+    assert changed == (set() if hashes else {"raw/mine/data/c.csv", "raw/mine/_manifest.json", "prep.lock"})
+    assert mine.run(verify=True).note == "5 verified, 0 repaired"
+
+
+def test_damage_that_a_failed_repair_leaves_is_not_taken_for_there(mine: Mine) -> None:
+    mine.write(hashes=False)
+    mine.run()
+    path = mine.raw / "data/a.csv"
+    path.write_bytes(path.read_bytes()[::-1])
+    mine.fault("a", Fault(status=404))
+    mine.fails(verify=True)
+    mine.world.faults.clear()
+    mine.fetched()
+    assert (mine.run().made, mine.fetched(), mine.there()) == (1, ["a"], FILES)
+
+
 def test_a_file_that_changed_at_the_publisher_is_brought_alone(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
     mine.run()
     mine.fetched()
@@ -231,6 +270,86 @@ def test_leftovers_of_parts_that_are_no_more_are_removed(mine: Mine) -> None:
     assert {path.name for path in folder.glob(".*")} == {".e.csv.part", ".e.csv.part.json.tmp", ".x", ".a.csv.party"}
     mine.run(choice=Slice())
     assert {path.name for path in folder.glob(".*")} == {".x", ".a.csv.party"}
+
+
+def test_what_another_process_is_bringing_is_no_leftover(mine: Mine) -> None:
+    """Two workspaces may share `raw/` by a link."""
+    folder = mine.raw / "data"
+    folder.mkdir(parents=True)
+    live, dead = [".live.csv.part", ".live.csv.part.json"], [".dead.csv.part", ".dead.csv.part.json", ".x.part.json"]
+    for name in [*live, *dead]:
+        (folder / name).write_text("{}")
+    (folder / ".pipe.part").symlink_to("nowhere")
+    with (folder / live[0]).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        mine.run()
+        assert {path.name for path in folder.glob(".*")} == {*live, ".pipe.part"}
+    mine.run(force=True)
+    assert {path.name for path in folder.glob(".*")} == {".pipe.part"}
+
+
+# -- what cannot be written --------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_cannot_be_written_does_not_stop_the_others(mine: Mine) -> None:
+    source = mine.http()
+    long = "data/" + "x" * 300 + ".csv"
+    source["files"][1]["path"] = long
+    source["files"][3]["path"] = "file/d.csv"
+    mine.write(**source)
+    mine.raw.mkdir(parents=True)
+    (mine.raw / "file").write_text("in the way")
+    error = mine.fails(WorkspaceError)
+    first, _, more = error.message.partition("\n")
+    assert first in (f"mine: {long}: File name too long", "mine: file/d.csv: File exists") and "and 1 more" in more
+    assert error.next_step
+    assert {path: data for path, data in mine.there().items() if path in FILES} == files("a", "c", "e")
+    mine.run(choice=Slice("0,2"))
+    (mine.raw / "file").unlink()
+    error = mine.fails(WorkspaceError, choice=Slice())
+    assert (error.message, error.next_step) == (f"mine: {long}: File name too long", "Give a shorter name.")
+
+
+def test_a_full_disk_ends_a_dataset_and_says_so(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Session, *arguments: Any, **options: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Session, "bring", full)
+    error = mine.fails(WorkspaceError)
+    assert "No space left on device" in error.message and error.next_step.startswith("The disk is full.")
+
+
+def test_a_dataset_that_cannot_be_written_does_not_stop_the_others(mine: Mine) -> None:
+    for name in ("mine", "other"):
+        text = (mine.root / "datasets/mine.yaml").read_text().replace("mine", name)
+        (mine.root / f"datasets/{name}.yaml").write_text(text)
+    (mine.root / "recipe.yaml").write_text("name: x\nentries: [{table: mine}, {table: other}]\n")
+    (mine.root / "raw").mkdir()
+    mine.raw.write_text("in the way")
+    done = prep(mine.root, "download", world=mine.world)
+    assert done.returncode == 1 and done.stdout.startswith("download  other             5 parts")
+    assert str(mine.raw) in done.stderr and "Move it away" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "facts", [{"asked": 3}, {"slice": 5}, {"slice": {"of": "x"}}, {"slice": {"only": [5], "of": 5}}, {"slice": {}}, {}]
+)
+def test_a_manifest_with_other_facts_is_said_or_written_anew(mine: Mine, facts: dict[str, Any]) -> None:
+    mine.run()
+    path = mine.raw / "_manifest.json"
+    before = path.read_text()
+    asked = {} if facts in ({}, {"asked": 3}) else {"asked": json.loads(before)["facts"]["asked"]}
+    path.write_text(json.dumps(json.loads(before) | {"facts": asked | facts}))
+    if not asked:
+        assert (mine.run().made, path.read_text()) == (0, before)
+        return
+    said = "raw/mine/_manifest.json: not a manifest", "Delete that file and run the same command again."
+    for call in (mine.run, lambda: status(mine.workspace)):
+        with pytest.raises(WorkspaceError) as caught:
+            call()
+        assert (caught.value.message, caught.value.next_step) == said
+    path.unlink()
+    assert (mine.run().made, path.read_text()) == (0, before)
 
 
 # -- pinned at the hub -------------------------------------------------------------------------------------------------
@@ -293,6 +412,16 @@ def test_sizes_that_no_listing_gives_are_asked_for(mine: Mine) -> None:
     outcome = mine.run(dry_run=True)
     assert mine.fetched() == [] and outcome.note == "0 B to bring; 5 parts of unknown size"
     assert mine.run(dry_run=True, ask_sizes=True).note.endswith("B to bring; 2 parts of unknown size")
+
+
+def test_a_plan_does_not_wait_long_for_sizes(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine.write(hashes=False, sizes=False)
+    for name in "bcde":
+        mine.fault(name, Fault(status=429, headers={"Retry-After": "600"}))
+    assert plan_module.SIZES_PATIENCE_SECONDS == 10
+    monkeypatch.setattr(plan_module, "SIZES_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(Session, "pause", PAUSE)
+    assert mine.plan().unknown_sizes >= 4
 
 
 def free(monkeypatch: pytest.MonkeyPatch, free_bytes: int) -> list[Path]:
@@ -391,6 +520,11 @@ def test_a_slice_is_kept_widened_and_forgotten(mine: Mine) -> None:
     assert mine.there() == FILES
 
 
+def test_a_slice_of_all_parts_says_that_there_is_no_rest(mine: Mine) -> None:
+    assert mine.run(choice=Slice(limit=9)).note == "a slice: all 5 parts"
+    assert mine.run().note == status(mine.workspace)[0].note == "a slice: all 5 parts"
+
+
 def test_a_narrower_slice_leaves_the_others_where_they_are(mine: Mine) -> None:
     mine.write(hashes=False)
     mine.run()
@@ -432,7 +566,7 @@ def test_a_slice_without_a_part_is_refused_and_not_remembered(mine: Mine, choice
 
 
 def test_a_slice_in_the_lock_that_is_none_says_how_to_forget_it(mine: Mine) -> None:
-    for wrong in ("x", {"parts": "3-1"}, {"limit": "many"}, {"only": 3}):
+    for wrong in ("x", {"parts": "3-1"}, {"limit": "many"}, {"only": 3}, {"only": [5]}, {"parts": "9" * 5000}):
         mine.workspace.lock("mine", {"slice": wrong})
         assert mine.fails(WorkspaceError).next_step == "`prep download mine --all` forgets it."
     assert mine.run(choice=Slice()).total == 5
@@ -486,6 +620,20 @@ def test_bytes_that_turned_in_place_are_seen_by_verify_alone(mine: Mine) -> None
     assert isinstance(planned, PlannedDownload) and planned.plan and states(planned.plan)["a"] == "damaged"
     assert planned.note == f"{len(path.read_bytes())} B to bring; 4 verified, 1 to repair"
     assert snapshot(mine.root) == before
+
+
+def test_a_repair_with_other_bytes_is_told(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine.write(hashes=False)
+    mine.run()
+    damage(mine)
+    for name in "ab":
+        monkeypatch.setitem(FILES, f"data/{name}.csv", FILES[f"data/{name}.csv"].swapcase())
+    elsewhere(mine, mine.place)
+    assert mine.run(verify=True).note == (
+        "2 verified, 3 repaired; 2 parts are not the bytes that came before: their publisher changed them"
+    )
+    assert mine.there() == FILES
+    assert mine.run(verify=True).note == "5 verified, 0 repaired"
 
 
 def test_a_slice_is_verified_as_a_slice(mine: Mine) -> None:
@@ -745,6 +893,16 @@ def test_a_dry_run_lists_parts_and_what_all_would_take(mine: Mine) -> None:
     assert lines[7].startswith(f"disk: {4 * each / 1e3:.1f} kB needed, ") and lines[7].endswith(str(mine.raw))
     assert len(lines) == 8  # neither a hub nor enough bytes to measure
     assert snapshot(mine.root) == before
+
+
+def test_names_of_parts_are_shown_as_they_are(mine: Mine) -> None:
+    source = mine.http()
+    source["files"][0]["path"] = "data/x[/y].bin"
+    source["files"][1]["path"] = "data/[red]x:smile:.bin"
+    mine.write(**source)
+    done = prep(mine.root, "download", "--dry-run", world=mine.world)
+    assert done.returncode == 0, done.stderr
+    assert " data/x[/y].bin " in done.stdout and " data/[red]x:smile:.bin " in done.stdout
 
 
 def test_a_dry_run_says_how_fast_and_what_the_hub_allows(world: World, tmp_path: Path) -> None:

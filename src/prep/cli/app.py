@@ -63,7 +63,7 @@ def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def register(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            with boundary(_Globals.debug):
+            with boundary(_Globals.debug, bool(kwargs.get("as_json"))):
                 return function(*args, **kwargs)
             raise AssertionError("the boundary does not return")
 
@@ -184,6 +184,7 @@ def add(
             raise UsageError("--map names one column twice", "Map each column once.")
         added = add_file(workspace, file, name=name, mapping=mapping, force=force, dry_run=dry_run)
         outcomes: list[Outcome] = []
+        show.adding(added, outcomes)
         if not dry_run:
             workspace = Workspace(workspace.root)
             outcomes.append(download(workspace, workspace.catalogue.dataset(added.name)))
@@ -507,8 +508,3 @@ def _checked(model: Any, **values: Any) -> Any:
         problem = error.errors()[0]
         option = "--" + str(problem["loc"][0]).replace("_", "-")
         raise UsageError(f"{option}: {problem['msg']}", f"`prep filter --help` says what {option} takes.") from error
-
-
-def main() -> None:
-    """The `prep` command."""
-    app()

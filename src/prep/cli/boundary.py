@@ -2,69 +2,113 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, NoReturn, TextIO, cast
 
 import typer
 
-from prep.errors import PrepError
-
-_NEXT_STEPS = {
-    errno.ENOSPC: "The disk is full. Free some space, then run the same command; what is done stays done.",
-    errno.EDQUOT: "The disk quota is used up. Free some space, then run the same command; what is done stays done.",
-    errno.EFBIG: "The file is larger than this system allows. Raise the limit, then run the same command.",
-    errno.EACCES: "Check the rights of that path, then run the same command.",
-    errno.EPERM: "Check the rights of that path, then run the same command.",
-    errno.EROFS: "That place is read-only. Work in another folder, or mount it for writing.",
-    errno.ENOTDIR: "A file stands where a folder has to be. Move it away, then run the same command.",
-    errno.EISDIR: "A folder stands where a file has to be. Move it away, then run the same command.",
-    errno.EEXIST: "Something else stands at that path. Move it away, then run the same command.",
-    errno.ENAMETOOLONG: "Give a shorter name.",
-}
+from prep.cli import INTERRUPTED, document, leave_at_once
+from prep.errors import PrepError, WorkspaceError
+from prep.progress import say, write_event
 
 
 @contextmanager
-def boundary(debug: bool) -> Iterator[None]:
+def boundary(debug: bool, as_json: bool = False) -> Iterator[None]:
     """Report errors on stderr and end with exit code 1, or 130 after Ctrl-C; with `debug` show the traceback too.
 
-    An error that nobody foresaw is a bug: it says so, and still shows no traceback without `debug`.
+    An error that nobody foresaw is a bug: it says so, and still shows no traceback without `debug`. With `as_json` the
+    command's document is printed at the end, whatever the end is, and holds the errors.
     """
+    document.put({})
+    leaving: typer.Exit | None = None
     try:
-        yield
-    except typer.Exit:
-        raise
+        with _interruptible(), redirect_stdout(cast(Any, _Stdout(sys.stdout))):
+            try:
+                yield
+            except typer.Exit as error:
+                leaving = error
+            if as_json:
+                document.write()
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        _say("Interrupted. Nothing is lost: run the same command to go on.")
-        _leave(130)
+        message, _, next_step = INTERRUPTED.partition(": ")
+        _fail(PrepError(message, next_step), debug, as_json, INTERRUPTED, 130)
     except BrokenPipeError:
         _leave(1)
     except PrepError as error:
-        _fail(debug, error.message, error.next_step)
+        _fail(error, debug, as_json)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        next_step = _NEXT_STEPS.get(error.errno or 0, "Mend that, then run the same command.")
-        _fail(debug, f"{place}{error.strerror or error}", next_step)
+        _fail(WorkspaceError.of(error), debug, as_json)
     except Exception as error:
-        about = f"{type(error).__name__}: {error}"
-        _fail(debug, f"a bug in prep: {about}", "Please report it, with what `prep --debug ...` prints.")
+        about = f"a bug in prep: {type(error).__name__}: {error}"
+        _fail(PrepError(about, "Please report it, with what `prep --debug ...` prints."), debug, as_json)
+    if leaving is not None:
+        raise leaving
 
 
-def _fail(debug: bool, message: str, next_step: str) -> NoReturn:
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt here; before and after, `main` has it leave at once."""
+    is_ours = signal.getsignal(signal.SIGINT) is leave_at_once
+    if is_ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, leave_at_once)
+
+
+class _Stdout:
+    """stdout, whose own refusals are told from those of the disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _told():
+            self._stream.flush()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise WorkspaceError(
+            f"stdout cannot be written: {error.strerror}",
+            "Send the output elsewhere, then run the same command; what is done stays done.",
+        ) from error
+
+
+def _fail(error: PrepError, debug: bool, as_json: bool, text: str = "", code: int = 1) -> NoReturn:
     if debug:
         import traceback
 
-        traceback.print_exc()
-    _say(f"Error: {message}" + (f"\n  {next_step}" if next_step else ""))
-    _leave(1)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+        say(traceback.format_exc().rstrip())
+    if as_json:
+        errors = [{"message": each.message, "next_step": each.next_step} for each in error.together]
+        for each in errors:
+            write_event({"event": "error", **each})
+        with suppress(OSError):
+            document.write(errors)
+    else:
+        say(text or f"Error: {error}")
+    _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
@@ -72,8 +116,8 @@ def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
-            continue
+        except OSError:  # the interpreter would try once more, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if "prep.engine" in sys.modules:
         sys.modules["prep.engine"].abandon()
     if threading.active_count() > 1:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from prep.cli import show
+from prep.cli import document, show
 from prep.progress import duration, size
 from prep.stages.download import PlannedDownload
 from prep.stages.estimate import Disk, Estimate, Quota, estimate
@@ -21,6 +21,7 @@ SHOWN_PARTS = 20
 def dry_run(workspace: Workspace, results: Iterable[Outcome], as_json: bool) -> list[Outcome]:
     """Each dataset's plan as it comes, and what all would take together."""
     outcomes: list[Outcome] = []
+    document.put({"outcomes": outcomes})
     plans: list[Plan] = []
     for outcome in results:
         outcomes.append(outcome)
@@ -29,11 +30,11 @@ def dry_run(workspace: Workspace, results: Iterable[Outcome], as_json: bool) -> 
         if not as_json:
             show.one(outcome)
             if plan:
-                Console(soft_wrap=True).print(parts_table(plan))
+                Console(soft_wrap=True, markup=False, emoji=False).print(parts_table(plan))
     there = sum(outcome.manifest.size_bytes for outcome in outcomes if outcome.manifest)
     total = estimate(plans, bytes_there=there, allow_private_hosts=workspace.config.allow_private_hosts)
     if as_json:
-        show.document({"outcomes": [outcome.as_json() for outcome in outcomes], "totals": total.as_json()})
+        document.put({"outcomes": outcomes, "totals": total})
     elif plans:
         print("\n".join(lines(total)))
     return outcomes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from prep.cli import show
+from prep.cli import document, show
 from prep.errors import Failures
 from prep.line import run_line
 from prep.stages.check import check_yaml
@@ -42,7 +42,8 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
 
 def _tell(workspace: Workspace, failures: Failures, dry_run: bool, as_json: bool) -> list[Outcome]:
     """Run the line, telling what changes; what was up to date before is not worth a line, but for a slice."""
-    outcomes = []
+    outcomes: list[Outcome] = []
+    document.put({"outcomes": outcomes})
     for outcome in run_line(workspace, failures, dry_run=dry_run):
         outcomes.append(outcome)
         is_slice = outcome.stage == "download" and "slice" in (outcome.manifest.facts if outcome.manifest else ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prep import progress
+from prep.cli import document
 from prep.progress import size
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ _STAGE_WIDTH = 10
 _NAME_WIDTH = 18
 
 
-def document(data: Any) -> None:
-    """The one JSON document of a command."""
-    print(json.dumps(data, indent=1, ensure_ascii=False, default=str))
-
-
 def _table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
     """A plain table; columns in `whole` are not broken over lines."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -44,12 +39,12 @@ def _table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) 
 
 
 def _print(renderable: Any) -> None:
-    Console().print(renderable)
+    Console(markup=False, emoji=False).print(renderable)  # names are publishers' words
 
 
 def talk(text: str) -> None:
     """Say something to the person, on stderr."""
-    print(text, file=sys.stderr)
+    progress.say(text)
 
 
 @contextmanager
@@ -78,8 +73,8 @@ def bars(as_json: bool) -> Iterator[None]:
     def rich_bar(label: str, total: int | None, unit: str, items: int | None = None) -> Iterator[progress.Bar]:
         meter = progress.Meter(label, total, unit, items)
         amounts = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
-        files = [TextColumn("{task.fields[files]} files")] if items is not None else []
-        columns = [TextColumn("{task.description}"), BarColumn(), *files, *amounts, TimeRemainingColumn()]
+        files = [TextColumn("{task.fields[files]} files", markup=False)] if items is not None else []
+        columns = [TextColumn("{task.description}", markup=False), BarColumn(), *files, *amounts, TimeRemainingColumn()]
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(label, total=total, files=f"0/{items}")
 
@@ -102,7 +97,7 @@ def recipes(catalogue: Catalogue, as_json: bool) -> None:
 
     found = [load(Recipe, catalogue.recipe_path(name)) for name in catalogue.recipe_names() if name != "empty"]
     if as_json:
-        document([recipe.model_dump(mode="json") for recipe in found])
+        document.put([recipe.model_dump(mode="json") for recipe in found])
         return
     table = _table("recipe", "entries", "what it is", right=["entries"])
     for recipe in found:
@@ -113,7 +108,9 @@ def recipes(catalogue: Catalogue, as_json: bool) -> None:
 def created(workspace: Workspace, recipe: str | None, as_json: bool) -> None:
     """A new workspace."""
     if as_json:
-        document({"workspace": str(workspace.root), "recipe": workspace.recipe.name, "tables": workspace.table_names})
+        document.put(
+            {"workspace": str(workspace.root), "recipe": workspace.recipe.name, "tables": workspace.table_names}
+        )
         return
     print(f"A workspace for {workspace.recipe.name} is in {workspace.root}")
     by_hand = [dataset.name for dataset in workspace.datasets if dataset.source.kind == "manual"]
@@ -129,7 +126,7 @@ def datasets(catalogue: Catalogue, as_json: bool) -> None:
     """All datasets, a line each."""
     found = catalogue.datasets()
     if as_json:
-        document([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
+        document.put([dataset.model_dump(mode="json", exclude_none=True) for dataset in found])
         return
     table = _table("dataset", "from", "tables", "licence", "what it is", whole=["dataset", "tables"])
     for dataset in found:
@@ -142,7 +139,7 @@ def dataset(dataset: Dataset, path: Path, as_json: bool) -> None:
     """One dataset, in full, and the file that says it."""
     data = dataset.model_dump(mode="json", exclude_defaults=True)
     if as_json:
-        document(data)
+        document.put(data)
         return
     import yaml
 
@@ -150,17 +147,14 @@ def dataset(dataset: Dataset, path: Path, as_json: bool) -> None:
     print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100), end="")
 
 
+def adding(added: Added, outcomes: Sequence[Outcome]) -> None:
+    """What `prep add` prints with --json; `outcomes` may still grow."""
+    document.put({"dataset": added.name, "path": added.path, "columns": added.columns, "outcomes": outcomes})
+
+
 def added(added: Added, outcomes: Sequence[Outcome], dry_run: bool, as_json: bool) -> None:
     """A file of the user's that became a dataset."""
     if as_json:
-        document(
-            {
-                "dataset": added.name,
-                "path": str(added.path),
-                "columns": added.columns,
-                "outcomes": [outcome.as_json() for outcome in outcomes],
-            }
-        )
         return
     if dry_run:
         print(f"# would be written to {added.path}\n{added.text}", end="")
@@ -176,13 +170,12 @@ def added(added: Added, outcomes: Sequence[Outcome], dry_run: bool, as_json: boo
 
 def outcomes(results: Iterable[Outcome], as_json: bool) -> list[Outcome]:
     """Each result as it comes, a line each."""
-    found = []
+    found: list[Outcome] = []
+    document.put({"outcomes": found})
     for outcome in results:
         found.append(outcome)
         if not as_json:
             one(outcome)
-    if as_json:
-        document({"outcomes": [outcome.as_json() for outcome in found]})
     return found
 
 
@@ -287,7 +280,7 @@ def kept_table(outcomes: Iterable[Outcome]) -> None:
 def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """How far everything is."""
     if as_json:
-        document({"workspace": str(workspace.root), "outcomes": [outcome.as_json() for outcome in outcomes]})
+        document.put({"workspace": str(workspace.root), "outcomes": outcomes})
         return
     print(f"{workspace.recipe.name} in {workspace.root}")
     for outcome in outcomes:
@@ -304,7 +297,7 @@ def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> 
 def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: bool) -> None:
     """The YAML that was, or would be, written."""
     if as_json:
-        document(emission.as_json())
+        document.put(emission.as_json())
         return
     for note in emission.notes:
         talk(f"Note: {note}")
@@ -321,7 +314,7 @@ def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: b
 def check(report: CheckReport, as_json: bool) -> None:
     """What the trainer's loader will do."""
     if as_json:
-        document(report.as_json())
+        document.put(report.as_json())
         return
     from prep.cli.check_report import render
 
@@ -340,10 +333,10 @@ def run_result(
 ) -> None:
     """The end of a run: what was kept, where the YAML is, what the loader will do with it."""
     if as_json:
-        data: dict[str, Any] = {"outcomes": [outcome.as_json() for outcome in outcomes]}
+        data: dict[str, Any] = {"outcomes": outcomes}
         data["training"] = emission.as_json() if emission else None
         data["check"] = report.as_json() if report else None
-        document(data)
+        document.put(data)
         return
     if emission is None or report is None:
         if all(outcome.state == "up to date" for outcome in outcomes):

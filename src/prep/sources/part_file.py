@@ -7,7 +7,6 @@ another machine.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prep.files import NO_LOCKS, sync
+from prep.files import sync, try_lock
 
 HASH_BYTES = 1 << 20
 JOURNAL_FROM_BYTES = 4 << 20  # a smaller part is as quickly fetched again
@@ -76,7 +75,7 @@ def _lock(path: Path, check: Callable[[], None]) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            while not _try_lock(descriptor):
+            while not try_lock(descriptor):
                 check()
                 time.sleep(LOCK_POLL_SECONDS)
             with suppress(FileNotFoundError):
@@ -86,17 +85,6 @@ def _lock(path: Path, check: Callable[[], None]) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # whoever held it has finished: the name is free, or is another file's
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    return True
 
 
 class PartFile:

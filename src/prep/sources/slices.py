@@ -32,7 +32,7 @@ class Slice:
 
     def __post_init__(self) -> None:
         _ = self._ranges  # a mistake is told at once
-        if self.limit is not None and not (isinstance(self.limit, int) and self.limit > 0):
+        if self.limit is not None and not (type(self.limit) is int and self.limit > 0):
             raise UsageError(f"--limit {self.limit}: must be a whole number from 1", "For example --limit 1.")
 
     def __bool__(self) -> bool:
@@ -47,9 +47,10 @@ class Slice:
     def _ranges(self) -> list[tuple[int, int]]:
         ranges = []
         for piece in self.parts.split(",") if self.parts else ():
-            found = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", piece)
+            found = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", piece)
             if found is None:
-                raise UsageError(f"--parts {self.parts}: {piece!r} is no position", "For example --parts 0-3,7.")
+                message = f"--parts {_short(self.parts)}: {_short(piece)!r} is no position"
+                raise UsageError(message, "For example --parts 0-3,7.")
             first, last = int(found[1]), int(found[2] or found[1])
             if last < first:
                 raise UsageError(
@@ -75,5 +76,16 @@ class Slice:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Slice:
-        """What `as_json` gave; other keys are passed over."""
-        return cls(str(data.get("parts", "")), tuple(data.get("only", ())), data.get("limit"))
+        """What `as_json` gave; other keys are passed over.
+
+        Raises:
+            UsageError: it gave nothing like this.
+        """
+        parts, only = data.get("parts", ""), data.get("only", ())
+        if not (isinstance(parts, str) and isinstance(only, list | tuple) and all(isinstance(g, str) for g in only)):
+            raise UsageError(f"parts {parts!r} and only {only!r} are no slice", "For example --parts 0-3,7.")
+        return cls(parts, tuple(only), data.get("limit"))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:28]}...{text[-28:]}"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prep.config import Dataset
 from prep.engine import run_tasks
 from prep.errors import SourceError, UsageError, WorkspaceError
+from prep.files import try_lock
 from prep.manifest import (
+    MANIFEST_NAME,
     Journal,
     Manifest,
     Shard,
@@ -22,6 +26,7 @@ from prep.manifest import (
 )
 from prep.progress import bar, event, size
 from prep.sources.mirrors import Place, Places
+from prep.sources.part_file import journal_path, part_path
 from prep.sources.slices import Slice
 from prep.sources.transfer import Session
 from prep.stages.plan import TRANSFERS, Plan, PlannedPart, find_damaged, plan_download, remembered_slice
@@ -102,6 +107,7 @@ def download(
     _check_repair(plan)
     _check_space(plan)
     manifest, used = _bring(workspace, plan, deadline)
+    notes += _changed(plan, manifest) if verify else []
     notes += [f"{_parts(count)} from {label}" for label, count in used.items()]
     return Outcome(
         "download", dataset.name, "done", len(plan.missing), len(plan.parts), manifest, note="; ".join(notes)
@@ -117,13 +123,31 @@ def _complete(workspace: Workspace, dataset: Dataset, choice: Slice | None) -> M
     manifest = read_finished(workspace.raw(dataset.name))
     if manifest is None or _place_of(workspace, dataset, manifest) is None:
         return None
-    return manifest if Slice.from_json(manifest.facts.get("slice", {})) == wanted else None
+    chosen, _ = _slice_of(dataset.name, manifest)
+    return manifest if chosen == wanted else None
+
+
+def _slice_of(name: str, manifest: Manifest) -> tuple[Slice, int]:
+    """The slice that a manifest is of, and the number of parts it was cut from (0 for the empty one).
+
+    Raises:
+        WorkspaceError: somebody edited it.
+    """
+    facts = manifest.facts.get("slice")
+    if facts is None:
+        return Slice(), 0
+    try:
+        return Slice.from_json(facts), facts["of"] + 0
+    except (TypeError, AttributeError, KeyError, UsageError) as error:
+        raise WorkspaceError(
+            f"raw/{name}/{MANIFEST_NAME}: not a manifest", "Delete that file and run the same command again."
+        ) from error
 
 
 def _place_of(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> Place | None:
     """The place that the manifest's parts were listed by, if it is one of the dataset's still."""
     places = Places(dataset.name, workspace.sources(dataset), workspace.raw(dataset.name))
-    return next((place for place in places.all if place.asked == manifest.facts["asked"]), None)
+    return next((place for place in places.all if place.asked == manifest.facts.get("asked")), None)
 
 
 def _is_pinned(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> bool:
@@ -156,10 +180,12 @@ def slice_note(name: str, manifest: Manifest) -> str:
     """How a finished slice is told; empty for a whole dataset."""
     if "slice" not in manifest.facts:
         return ""
-    return _slice_note(name, len(manifest.shards), manifest.facts["slice"]["of"])
+    return _slice_note(name, len(manifest.shards), _slice_of(name, manifest)[1])
 
 
 def _slice_note(name: str, chosen: int, listed: int) -> str:
+    if chosen == listed:
+        return f"a slice: all {_parts(listed)}"
     return f"a slice: {chosen:,} of {listed:,} parts; `prep download {name} --all` brings the rest"
 
 
@@ -180,6 +206,16 @@ def _notes(plan: Plan, verify: bool, dry_run: bool) -> list[str]:
     if plan.place != plan.places.all[0]:
         notes.append(f"listed by {plan.place.label}")
     return notes
+
+
+def _changed(plan: Plan, manifest: Manifest) -> list[str]:
+    """A part whose publisher gives no hash may come back as other bytes, which still count as a repair."""
+    now = {shard.name: shard.sha256 for shard in manifest.shards}
+    count = sum(part.shard is not None and part.shard.sha256 != now[part.part.path] for part in plan.missing)
+    if not count:
+        return []
+    are = "is" if count == 1 else "are"
+    return [f"{_parts(count)} {are} not the bytes that came before: their publisher changed them"]
 
 
 def _parts(count: int) -> str:
@@ -227,7 +263,7 @@ def _bring(workspace: Workspace, plan: Plan, deadline: float | None) -> tuple[Ma
     workspace.lock(name, lock)  # before any byte: a killed download goes on at the same revision
     finished = plan.finished
     folder.mkdir(parents=True, exist_ok=True)
-    write_journal(folder, [*plan.others, *finished.values()])
+    write_journal(folder, [*plan.others, *plan.kept])
     remove_manifest(folder)
     try:
         used = _fetch_all(workspace, plan, finished, deadline)
@@ -255,8 +291,11 @@ def _fetch_all(workspace: Workspace, plan: Plan, finished: dict[str, Shard], dea
 
         def fetch(planned: PlannedPart) -> tuple[Shard, Place]:
             part, target = planned.part, plan.folder / planned.part.path
-            sha256, place = plan.places.fetch(plan.place, part, target, session)
-            return Shard(part.path, part.identity, None, target.stat().st_size, sha256), place
+            try:
+                sha256, place = plan.places.fetch(plan.place, part, target, session)
+                return Shard(part.path, part.identity, None, target.stat().st_size, sha256), place
+            except OSError as error:  # of this part alone, as far as anybody knows: the others go on
+                raise WorkspaceError.of(error, f"{plan.dataset.name}: {part.path}") from error
 
         for shard, place in run_tasks(fetch, plan.missing, workers=TRANSFERS, threads=True):
             finished[shard.name] = shard
@@ -273,7 +312,17 @@ def _remove_strays(plan: Plan) -> None:
     if not any(part.is_copied for part in plan.parts):
         return
     wanted = {part.path for part in plan.listing.parts} - {part.part.path for part in plan.parts}
-    for path in plan.folder.rglob(".*.part*"):
-        name = UNFINISHED.fullmatch(path.name)
-        if name and path.with_name(name[1]).relative_to(plan.folder).as_posix() not in wanted:
-            path.unlink()
+    found = [(path, UNFINISHED.fullmatch(path.name)) for path in plan.folder.rglob(".*.part*")]
+    for target in {path.with_name(name[1]) for path, name in found if name}:
+        if target.relative_to(plan.folder).as_posix() not in wanted:
+            _remove_unfinished(target)
+
+
+def _remove_unfinished(target: Path) -> None:
+    """Remove what there is of an unfinished part, unless another process has it: `raw/` may be shared by a link."""
+    part, journal = part_path(target), journal_path(target)
+    with part.open("rb") if part.is_file() else nullcontext() as file:
+        if file is None or try_lock(file.fileno()):
+            for path in (part, journal, journal.with_name(f"{journal.name}.tmp")):
+                if path.is_file():
+                    path.unlink()

@@ -110,7 +110,7 @@ def emit_yaml(
         for table, manifest, folder in copies:
             _remap_table(workspace, table, manifest, remap, folder)
     if state == "done":
-        write_text(path, text)
+        write_text(path, text, follow_links=append is not None)
     return Emission(path, text, state, tuple(fresh), left_out, _notes(ready))
 
 

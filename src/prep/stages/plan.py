@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from prep.config import Dataset, Source
 from prep.engine import run_tasks
 from prep.errors import PrepError, UsageError, WorkspaceError
+from prep.files import size_of
 from prep.manifest import Shard, read_journal, read_manifest
 from prep.progress import Bar, bar
 from prep.sources import Listing, Part
@@ -24,6 +26,7 @@ from prep.workspace import Workspace
 
 TRANSFERS = 8  # parts under way at once, and files hashed at once
 HASH_CHUNK_BYTES = 8 << 20
+SIZES_PATIENCE_SECONDS = 10.0  # with servers that ask to wait before they say a size; then it stays unknown
 
 PartState = Literal["there", "partial", "to bring", "damaged"]
 
@@ -95,6 +98,12 @@ class Plan:
     def finished(self) -> dict[str, Shard]:
         """Parts that are there, by path."""
         return {part.part.path: part.shard for part in self.parts if part.state == "there" and part.shard}
+
+    @property
+    def kept(self) -> list[Shard]:
+        """Parts that lie there whole: those that are to stay, and those that `--force` has yet to replace."""
+        shards = [part.shard for part in self.parts if part.shard and part.state != "damaged"]
+        return [shard for shard in shards if size_of(self.folder / shard.name) == shard.size_bytes]
 
     @property
     def bytes_there(self) -> int:
@@ -182,7 +191,8 @@ def plan_download(
     damaged = find_damaged(dataset.name, folder, unverified)
     parts = [_planned(place, folder, part, position, there, damaged, known) for position, part in chosen]
     if ask_sizes:
-        with Session(allow_private_hosts=workspace.config.allow_private_hosts, deadline=deadline) as session:
+        until = min(time.monotonic() + SIZES_PATIENCE_SECONDS, deadline or float("inf"))
+        with Session(allow_private_hosts=workspace.config.allow_private_hosts, deadline=until) as session:
             parts = _with_sizes(session, place.source, parts)
     disk_folder = _nearest_folder(folder)
     return Plan(
@@ -239,8 +249,15 @@ def _planned(
         return replace(planned, state=state, size_bytes=shard.size_bytes, shard=shard)
     before = known.get(part.path)
     planned = replace(planned, shard=before if before and before.task == part.identity else None)
-    kept = partial_bytes(folder / part.path)
+    kept = _kept_bytes(folder / part.path)
     return replace(planned, state="partial", kept_bytes=kept) if kept else planned
+
+
+def _kept_bytes(target: Path) -> int:
+    try:
+        return partial_bytes(target)
+    except OSError:  # rights, a name too long: bringing it will say so
+        return 0
 
 
 def _others(listing: Listing, chosen: Collection[str], folder: Path, known: Mapping[str, Shard]) -> tuple[Shard, ...]:
@@ -279,18 +296,14 @@ def _finished(parts: Sequence[Part], folder: Path, known: Mapping[str, Shard], n
         Shard(part.path, part.identity, None, part.size_bytes, part.sha256)
         for part in parts
         if part.path not in finished and part.size_bytes is not None and part.sha256 is not None
-        if _has_size(folder / part.path, part.size_bytes)
+        if size_of(folder / part.path) == part.size_bytes
     ]
     others = find_damaged(name, folder, candidates)
     return finished | {shard.name: shard for shard in candidates if shard.name not in others}
 
 
 def _is_there(part: Part, shard: Shard, folder: Path) -> bool:
-    return shard.task == part.identity and _has_size(folder / part.path, shard.size_bytes)
-
-
-def _has_size(path: Path, size_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == size_bytes
+    return shard.task == part.identity and size_of(folder / part.path) == shard.size_bytes
 
 
 def find_damaged(name: str, folder: Path, shards: Sequence[Shard]) -> set[str]:
@@ -343,12 +356,12 @@ def ask(session: Session, source: Source, part: Part, *, limit: int = 0, seconds
 def _with_sizes(session: Session, source: Source, parts: Sequence[PlannedPart]) -> list[PlannedPart]:
     """The same parts, with the sizes that their servers say where the listing says none."""
 
-    def size_of(part: PlannedPart) -> tuple[int, int | None]:
+    def ask_size(part: PlannedPart) -> tuple[int, int | None]:
         answer = ask(session, source, part.part)
         return part.position, answer.size_bytes if answer else None
 
     unknown = [part for part in parts if part.size_bytes is None and is_on_the_web(part.part)]
-    sizes = dict(run_tasks(size_of, unknown, workers=TRANSFERS, threads=True)) if unknown else {}
+    sizes = dict(run_tasks(ask_size, unknown, workers=TRANSFERS, threads=True)) if unknown else {}
     return [replace(part, size_bytes=sizes.get(part.position, part.size_bytes)) for part in parts]
 
 
