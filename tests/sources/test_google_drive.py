@@ -110,6 +110,27 @@ def test_a_named_path_stays_inside(path: str, world: World) -> None:
         listing(one_file(world, path))
 
 
+@pytest.mark.parametrize("path", ["_manifest.json", ".a.zip.part"])
+def test_a_named_path_is_none_of_our_own_files(path: str, world: World) -> None:
+    with pytest.raises(ConfigError, match="is a name that `prep` keeps for files of its own") as caught:
+        listing(one_file(world, path))
+    assert caught.value.next_step == "Give the file another `path` in the dataset's YAML."
+
+
+def test_an_endpoint_that_is_no_address(world: World) -> None:
+    with pytest.raises(ConfigError) as caught:
+        listing(source(world, files=[{"id": "1a", "path": "x"}]).model_copy(update={"endpoint": "http://["}))
+    assert str(caught.value) == "http://[ is not an http(s) address\n  Mend `endpoint` in the dataset's YAML."
+
+
+def test_a_name_too_long_for_a_disk_may_be_named_shorter(world: World) -> None:
+    world.faults[FOLDER_PAGE] = page(file_entry("1a", "n" * 240), file_entry("1b", "b"))
+    error = error_of(lambda: listing(source(world, folder="1x")))
+    assert error.message.endswith(f"{'n' * 240!r} has a name of 240 bytes, at most 239 can be brought")
+    given = source(world, folder="1x", files=[{"id": "1a", "path": "a"}])
+    assert [part.path for part in listing(given).parts] == ["a", "b"]
+
+
 def test_two_named_files_of_one_path_are_refused(world: World) -> None:
     files = [{"id": "1a", "path": "x"}, {"id": "1b", "path": "x"}]
     with pytest.raises(ConfigError, match="would both be 'x'"):
@@ -235,7 +256,9 @@ def test_two_files_of_one_name_are_refused_until_one_is_named(others: list[tuple
     world.faults[FOLDER_PAGE] = page(file_entry("1a", "a.zip"), *others)
     error = error_of(lambda: listing(source(world, folder="1x")))
     assert "would both be" in error.message and "id=1b" in error.message
-    assert error.next_step == "Name the one to take under `files` (id and path), or leave both out with `exclude`."
+    assert error.next_step == (
+        "Name the one to take under `files` (id and path), or leave out what has that path with `exclude`."
+    )
     path = "a.zip" if len(others) == 1 else "x_y"
     given = source(world, folder="1x", files=[{"id": "1b", "path": path}])
     assert {(part.path, part.version) for part in listing(given).parts} == {
@@ -252,8 +275,9 @@ def test_two_files_of_one_name_are_refused_until_one_is_named(others: list[tuple
         (Fault(body=b""), "its page shows no files (title: '')"),
         (Fault(status=404), "Drive answers 404"),
         (Fault(status=429), "Drive answers 429"),
+        (Fault(body=(page(file_entry("1a", "a")).body or b"") + b"<![foo["), "its page is not HTML"),
     ],
-    ids=["sign in", "empty", "nothing", "404", "429"],
+    ids=["sign in", "empty", "nothing", "404", "429", "a mark"],
 )
 def test_a_folder_that_shows_no_files(fault: Fault, reason: str, world: World) -> None:
     world.faults[FOLDER_PAGE] = fault
@@ -361,6 +385,17 @@ def test_a_refusal_with_a_page_is_read_too(world: World, tmp_path: Path) -> None
     assert "is not shared with everyone" in error_of(lambda: fetch(one_file(world), tmp_path / "x")).message
 
 
+def test_a_page_that_is_no_html_is_read_as_far_as_it_goes(world: World, tmp_path: Path) -> None:
+    world.faults[DOWNLOAD] = Fault(body=b"<!doctype html><title>Quota exceeded</title><![foo[")
+    assert "too many people" in error_of(lambda: fetch(one_file(world), tmp_path / "x")).message
+
+
+def test_a_form_that_leads_nowhere(world: World, tmp_path: Path) -> None:
+    world.faults[DOWNLOAD] = Fault(body=warning("http://["))
+    error = error_of(lambda: fetch(one_file(world), tmp_path / "x"))
+    assert error.message.endswith("titled 'Virus scan warning'")
+
+
 def test_a_private_file(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world.server.drive, "private", {id_of(CELEBRITY)})
     error = error_of(lambda: fetch(one_file(world), tmp_path / "x"))
@@ -425,8 +460,9 @@ def refusal(status: int, reason: str) -> Fault:
         (Fault(body=b"<html>"), "what answers is not Drive's API"),
         (Fault(body=b"[]"), "what answers is not Drive's API"),
         (Fault(body=b'{"files": 3}'), "what answers is not Drive's API"),
+        (Fault(body=b"[" * 100_000), "what answers is not Drive's API"),
     ],
-    ids=["wrong key", "not enabled", "too fast", "down", "a page", "a list", "a number"],
+    ids=["wrong key", "not enabled", "too fast", "down", "a page", "a list", "a number", "deep"],
 )
 def test_an_api_that_refuses(fault: Fault, message: str, world: World, with_key: None) -> None:
     world.faults[API] = fault

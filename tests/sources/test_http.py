@@ -93,6 +93,16 @@ def test_a_file_is_not_another_ones_folder(tmp_path: Path) -> None:
     assert caught.value.message == "http://h/b: 'a/b/c' needs a folder where http://h/a is a file"
 
 
+@pytest.mark.parametrize("name", ["_manifest.json", "_parts.jsonl", ".a.zip.part", "n" * 240])
+def test_a_name_that_is_ours_or_too_long_needs_another_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        http.list_parts(source({"url": f"http://h/{name}"}), tmp_path, None)
+    assert caught.value.message.startswith(f"http://h/{name}: {name!r} ")
+    assert caught.value.next_step == "Give the file another `path` in the dataset's YAML."
+    (part,) = http.list_parts(source({"url": f"http://h/{name}", "path": "a"}), tmp_path, None).parts
+    assert part.path == "a"
+
+
 def test_a_file_comes_whole(world: World, tmp_path: Path) -> None:
     files = source({"url": f"{world.url}/files/coco/train2014.zip"})
     (part,) = http.list_parts(files, tmp_path, None).parts
@@ -135,6 +145,14 @@ def test_a_mirror_gives_what_the_address_does_not(world: World, tmp_path: Path) 
     fetch(files, tmp_path / "x.zip")
     assert (tmp_path / "x.zip").read_bytes() == published
     assert [path for _, path in world.requests] == ["/files/gone.zip", "/files/other.zip", ZIP]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_mirror_gives_what_the_address_refuses(status: int, world: World, tmp_path: Path) -> None:
+    world.faults["/files/terms.zip"] = Fault(status=status)
+    fetch(mirrored(world, "/files/terms.zip", ZIP), tmp_path / "x.zip")
+    assert (tmp_path / "x.zip").read_bytes() == (world.folder / ZIP[1:]).read_bytes()
+    assert [path for _, path in world.requests] == ["/files/terms.zip", ZIP]
 
 
 def test_the_address_itself_goes_first(world: World, tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ def test_names_and_revisions_that_are_not_there(hub: World) -> None:
         ),
         (Fault(body=b"{}"), f"the hub's answer for {COYO} is not a hub's: KeyError"),
         (Fault(body=b"[]"), f"the hub's answer for {COYO} is not a hub's: TypeError"),
+        (Fault(body=b"[" * 100_000), f"the hub's answer for {COYO} is not a hub's: RecursionError"),
     ],
-    ids=["500", "429", "403", "cut", "a login page", "no fields", "a list"],
+    ids=["500", "429", "403", "cut", "a login page", "no fields", "a list", "deep"],
 )
 def test_a_hub_in_trouble(fault: Fault, message: str, hub: World) -> None:
     hub.faults[info_path(COYO)] = fault
@@ -194,6 +195,31 @@ def test_a_listed_path_that_leaves_the_dataset_is_refused(path: str, hub: World)
     entries = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in (path, "a.parquet")]
     hub.faults[f"/api/datasets/{COYO}/tree/{commit(COYO)}"] = Fault(body=json.dumps(entries).encode())
     assert error_of(COYO).message == f"hub dataset {COYO} lists {path!r}, a path outside it"
+
+
+def test_a_listed_path_that_no_folder_can_hold_is_left_out_by_hand(hub: World) -> None:
+    entries = [{"type": "file", "path": name, "size": 0, "oid": "0" * 40} for name in ("_manifest.json/a", "n" * 240)]
+    hub.faults[f"/api/datasets/{COYO}/tree/{commit(COYO)}"] = Fault(body=json.dumps(entries).encode())
+    error = error_of(COYO)
+    assert "is a name that `prep` keeps for files of its own" in error.message
+    assert error.next_step == "Leave it out with `exclude`."
+    assert listing(COYO, exclude=("_manifest*", "nn*")).parts == ()
+
+
+@pytest.mark.parametrize("token", ["hf_caf\u00e9-secret", "hf_\x01-secret", "hf_a b-secret"])
+def test_a_token_that_is_none_is_not_shown(
+    token: str, hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = listing(COYO, "*.parquet").parts[0]
+    monkeypatch.setenv("HF_TOKEN", token)
+    for call in (lambda: listing(COYO), lambda: fetch(source(COYO), part, tmp_path)):
+        with pytest.raises(SourceError) as caught:
+            call()
+        assert str(caught.value) == (
+            "the hub's token has characters that no token has\n"
+            "  Copy it anew from the hub into HF_TOKEN, or run `hf auth login`."
+        )
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_hub_that_is_down(hub: World, monkeypatch: pytest.MonkeyPatch) -> None:

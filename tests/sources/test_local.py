@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +51,91 @@ def test_a_folder_lists_its_matching_files(data: Path) -> None:
 
 def test_a_file_is_a_part_of_its_own_name(data: Path) -> None:
     assert [part.path for part in parts(data / "deep/c.parquet")] == ["c.parquet"]
+
+
+def test_a_file_of_a_name_of_ours_is_refused(data: Path) -> None:
+    for name in ("_manifest.json", ".a.tmp"):
+        (data / "a.csv").rename(data / name)
+        with pytest.raises(SourceError) as caught:
+            parts(data / name)
+        assert str(caught.value) == (
+            f"{data / name}: {name!r} is a name that `prep` keeps for files of its own\n  Rename it."
+        )
+        (data / name).rename(data / "a.csv")
+
+
+def test_a_home_of_nobody() -> None:
+    with pytest.raises(SourceError) as caught:
+        parts(Path("~nosuchuser/x"))
+    assert str(caught.value) == "~nosuchuser/x: there is no such home\n  Mend the path in the dataset's `source`."
+
+
+# -- links and what is no file -------------------------------------------------------------------------------
+
+
+def test_linked_folders_are_followed_and_each_folder_is_read_once(data: Path, tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "e.csv").touch()
+    (elsewhere / "back").symlink_to(data)
+    (data / "a-link").symlink_to(elsewhere)
+    (data / "z-link").symlink_to(elsewhere)
+    (data / "Deep").symlink_to(data / "deep")
+    (data / "deep/up").symlink_to("..")
+    (data / "f.csv").symlink_to(elsewhere / "e.csv")
+    found = parts(data)
+    assert [part.path for part in found] == ["a-link/e.csv", "a.csv", "b.csv", "deep/c.parquet", "f.csv"]
+    assert found[0].url == str(data / "a-link/e.csv")
+
+
+def test_a_link_to_a_folder_that_holds_the_workspace(data: Path, tmp_path: Path) -> None:
+    (data / "all").symlink_to(tmp_path)
+    given = LocalSource(kind="local", path=str(data))
+    with pytest.raises(SourceError, match=f"^{data}/all contains this workspace"):
+        local.list_parts(given, tmp_path / "workspace/raw/x", None)
+
+
+@pytest.mark.parametrize("target", ["gone.csv", "l.csv"])
+def test_a_link_that_leads_nowhere_is_said_when_it_matches(target: str, data: Path) -> None:
+    (data / "l.csv").symlink_to(target)
+    assert [part.path for part in parts(data, "*.parquet")] == ["deep/c.parquet"]
+    with pytest.raises(SourceError) as caught:
+        parts(data)
+    assert str(caught.value) == (
+        f"{data}/l.csv is a link that leads nowhere\n"
+        "  Mend or remove it; or leave it out, and name what to take with `include`."
+    )
+
+
+def test_what_is_no_file_is_said_when_it_matches(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(data / "x.fifo")
+    monkeypatch.chdir(data)
+    with socket.socket(socket.AF_UNIX) as served:
+        served.bind("x.socket")
+    for name in ("x.fifo", "x.socket"):
+        with pytest.raises(SourceError, match=f"^{data}/{name} is a FIFO, a socket or a device, not a file"):
+            parts(data, name)
+    assert [part.path for part in parts(data, "*.csv")] == ["a.csv", "b.csv"]
+
+
+def test_a_folder_that_cannot_be_read_is_said_unless_nothing_of_it_is_meant(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Path) -> AbstractContextManager[Iterator[os.DirEntry[str]]]:
+        if path == data / "deep":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for include in ("*", "*.csv", "deep/*", "deep/c.parquet", "d?ep/*"):
+        with pytest.raises(SourceError) as caught:
+            parts(data, include)
+        assert str(caught.value) == (
+            f"{data}/deep cannot be read: Permission denied\n"
+            "  Mend or remove it; or leave it out, and name what to take with `include`."
+        )
+    assert [part.path for part in parts(data, "a*", "b.csv", "deeper/*")] == ["a.csv", "b.csv"]
 
 
 def test_home_is_expanded(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +219,28 @@ def test_a_file_that_is_not_what_was_listed_is_not_taken(copy: bool, data: Path,
     assert sum(told) == 0
     assert not target.parent.exists() or list(target.parent.iterdir()) == []
     fetch(replace(part, md5=right), target, copy=copy)
+
+
+@pytest.mark.parametrize(("copy", "verb"), [(False, "read"), (True, "copied")])
+def test_a_file_that_changes_meanwhile_is_not_taken(
+    copy: bool, verb: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, target = parts(data)[0], tmp_path / "raw/a.csv"
+    told: list[int] = []
+
+    def advance(amount: int) -> None:
+        told.append(amount)
+        (data / "a.csv").write_text("OF A.CSV")
+        os.utime(data / "a.csv", ns=(len(told), len(told)))
+
+    given = LocalSource.model_validate({"kind": "local", "path": "unused", "copy": copy})
+    with pytest.raises(SourceError) as caught, Session(advance) as session:
+        local.fetch(given, part, target, session)
+    assert str(caught.value) == (
+        f"{data}/a.csv changed while it was {verb}\n  Wait until nothing writes to it, then run the same command."
+    )
+    assert told == [8, -8]
+    assert not target.parent.exists() or list(target.parent.iterdir()) == []
 
 
 def test_what_is_not_there_is_said(data: Path, tmp_path: Path) -> None:

@@ -116,11 +116,20 @@ def test_a_file_that_is_not_the_publishers_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "a.tar").read_text() == "of a"
 
 
-@pytest.mark.parametrize("paths", [["../a"], ["/etc/passwd"], ["a", "a"], ["a//b"]])
+@pytest.mark.parametrize("paths", [["../a"], ["/etc/passwd"], ["a", "a"], ["a//b"], ["_manifest.json"], [".a.part"]])
 def test_named_files_have_paths_of_their_own(paths: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         manual.list_parts(needs(*({"path": path} for path in paths)), tmp_path, None)
     assert caught.value.next_step == "Mend `files` in the dataset's YAML."
+
+
+def test_a_name_too_long_for_what_may_lie_beside_it(tmp_path: Path) -> None:
+    name = "n" * 236 + ".tar"
+    (tmp_path / name).touch()
+    assert str(error_of(FORM, tmp_path)) == (
+        f"{tmp_path / name}: {name!r} has a name of 240 bytes, at most 239 can be brought\n"
+        "  Rename it, or choose others with `include`."
+    )
 
 
 # -- a table of links ----------------------------------------------------------------------------------------
@@ -203,6 +212,11 @@ def test_columns_have_the_names_that_the_dataset_says(tmp_path: Path) -> None:
         (["name\tcdn_link", row("http://h/a")], "1: there is no column 'file_name', only: name, cdn_link"),
         (["", row("http://h/a")], "2: there is no column 'file_name', only: sa_000000.tar"),
         ([HEADER, row("http://h/a"), "", row("http://h/b")], "4: 'sa_000000.tar' stands here a second time"),
+        (
+            [HEADER, row("http://h/a", "a/b"), row("http://h/b", "a")],
+            f"2: 'a/b' needs a folder where {{folder}}/{TABLE}:3 is a file",
+        ),
+        ([HEADER, row("http://h/a", ".a.part")], "2: '.a.part' is a name that `prep` keeps for files of its own"),
         ([HEADER, "a.tar"], "2: 'a.tar' has no http(s) address"),
         ([HEADER, "a.tar\t"], "2: 'a.tar' has no http(s) address"),
         ([HEADER, row("ftp://h/a", "a.tar")], "2: 'a.tar' has no http(s) address"),
@@ -215,9 +229,32 @@ def test_columns_have_the_names_that_the_dataset_says(tmp_path: Path) -> None:
 )
 def test_a_table_that_is_wrong_says_where_and_keeps_its_secrets(lines: list[str], problem: str, tmp_path: Path) -> None:
     error = error_of(linked(), put(tmp_path, *lines))
-    assert error.message == f"{tmp_path}/{TABLE}:{problem}"
+    assert error.message == f"{tmp_path}/{TABLE}:{problem.format(folder=tmp_path)}"
     assert "very-secret" not in "".join(traceback.format_exception(error))
     assert error.next_step.startswith("Get the table anew")
+
+
+@pytest.mark.parametrize("name", [TABLE, "b/old_links.txt"])
+def test_a_row_does_not_take_the_place_of_a_table(name: str, tmp_path: Path) -> None:
+    error = error_of(linked(), put(tmp_path, HEADER, row("http://h/a"), row("http://h/b", name)))
+    assert str(error) == (
+        f"{tmp_path}/{TABLE}:3: {name!r} would be taken for a table of links itself (*_links.txt)\n"
+        "  Let the dataset's YAML name the table more closely (links: {file: ...}), or mend that line."
+    )
+
+
+@pytest.mark.parametrize("lines", [[], [HEADER], [HEADER, "", "\t"]])
+def test_a_table_without_rows(lines: list[str], tmp_path: Path) -> None:
+    error = error_of(linked(), put(tmp_path, *lines))
+    assert str(error) == f"{tmp_path}/{TABLE} has no rows\n  Get the table anew."
+
+
+def test_a_cell_without_an_end(tmp_path: Path) -> None:
+    error = error_of(linked(), put(tmp_path, HEADER, row("http://h/a"), '"' + row("http://h/b") * 5000))
+    assert str(error) == (
+        f"{tmp_path}/{TABLE}:3: field larger than field limit (131072); is a quote left open?\n"
+        "  Get the table anew, or mend that line."
+    )
 
 
 def test_a_table_that_is_no_text(tmp_path: Path) -> None:

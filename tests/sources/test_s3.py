@@ -139,6 +139,13 @@ def test_keys_that_no_folder_can_hold(keys: list[str], problem: str, public: Wor
     assert paths(at(public, exclude=["*a*b", "*etc*"])) == [key for key in keys if key == "a"]
 
 
+@pytest.mark.parametrize("key", ["data/_manifest.json", "data/_parts.jsonl", "data/.a.txt.part", "n" * 240])
+def test_a_single_object_of_a_name_that_is_ours_or_too_long(key: str, public: World) -> None:
+    public.faults["/files"] = contents(key)
+    error = error_of(at(public, f"s3://files/{key}"))
+    assert error.message.startswith(f"s3://files/{key}: {key.rpartition('/')[2]!r} ")
+
+
 def test_a_step_up_is_hidden_as_every_name_with_a_dot_in_front(public: World) -> None:
     public.faults["/files"] = contents("a/../../b", "../b", "c")
     assert paths(at(public)) == ["c"]
@@ -156,6 +163,15 @@ def test_a_file_of_an_odd_name_comes_whole(bucket: S3Server, tmp_path: Path) -> 
     assert target.read_bytes() == f"of data/{ODD}".encode()
     assert sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
     assert sum(told) == part.size_bytes
+
+
+def test_an_object_without_bytes_comes(bucket: S3Server, tmp_path: Path) -> None:
+    bucket.path("data/a.txt").write_bytes(b"")
+    given = source(bucket, "s3://pictures/data/a.txt")
+    (part,) = listing(given).parts
+    with Session() as session:
+        assert s3.fetch(given, part, tmp_path / "a.txt", session) == hashlib.sha256(b"").hexdigest()
+    assert (part.size_bytes, (tmp_path / "a.txt").read_bytes()) == (0, b"")
 
 
 NAMES = st.text(
@@ -345,6 +361,30 @@ def test_what_is_no_s3_service(public: World) -> None:
     error = error_of(at(public))
     assert error.message == "s3://files/: the service answers 500: Internal Server Error"  # boto3's word for it
     assert "check `endpoint`" in error.next_step
+
+
+@pytest.mark.parametrize("path", ["s3://files/", "s3://files/a"])
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"<html><head><title>Log in</title></head><body>to the network</body></html>", "what it sends is no listing"),
+        (b"", "what it sends is no listing"),
+        (
+            b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+            "its listing has an object without a key or a size",
+        ),
+        (
+            b"<ListBucketResult><Contents><Size>1</Size></Contents></ListBucketResult>",
+            "its listing has an object without a key or a size",
+        ),
+    ],
+    ids=["HTML", "nothing", "no size", "no key"],
+)
+def test_a_listing_that_is_none(body: bytes, problem: str, path: str, public: World) -> None:
+    public.faults["/files"] = Fault(body=body)
+    assert str(error_of(at(public, path))) == (
+        f"{path}: {public.url} does not answer as S3 does: {problem}\n  Check `endpoint` and `region` in the source."
+    )
 
 
 def test_a_service_that_cannot_be_reached() -> None:

@@ -491,7 +491,7 @@ def test_another_run_fetches_only_the_gaps(in_ranges: Download) -> None:
         patch.setattr(Session, "pause", _give_up)
         in_ranges.run()
     kept = partial_bytes(in_ranges.target)
-    assert 0 < kept < len(BYTES) and kept % 100_000 == 0
+    assert 0 < kept < len(BYTES)
     in_ranges.world.faults.clear()
     in_ranges.world.server.request_headers.clear()
     in_ranges.told.clear()

@@ -7,13 +7,16 @@ fetch(source, part, target, session)  bring one part to `target`, whole or not a
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, cast
+from urllib.parse import urlsplit
 
 from prep.config import Source
+from prep.errors import SourceError
 from prep.manifest import JOURNAL_NAME, MANIFEST_NAME, fingerprint
 
 if TYPE_CHECKING:
@@ -65,14 +68,30 @@ class SourceModule(Protocol):
 
 
 def module_of(source: Source) -> SourceModule:
-    """The module for the source's kind."""
+    """The module for the source's kind.
+
+    Raises:
+        SourceError: HF_ENDPOINT is no address; the hub's client would break off while it is imported.
+    """
+    if source.kind == "huggingface" and not is_web_address(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
+        raise SourceError("HF_ENDPOINT in the environment is not an http(s) address", "Mend it, or unset it.")
     return cast(SourceModule, import_module(f"prep.sources.{source.kind.replace('-', '_')}"))
 
 
 def is_inside(path: str) -> bool:
     """Whether a part's path names a file below its dataset's folder and nowhere else."""
     steps = PurePosixPath(path).parts
-    return bool(steps) and not path.startswith("/") and ".." not in steps and "\0" not in path
+    is_text = path.encode(errors="ignore").decode() == path and "\0" not in path  # JSON may hold half a character
+    return bool(steps) and not path.startswith("/") and ".." not in steps and is_text
+
+
+def is_web_address(address: str) -> bool:
+    """Whether it is an http(s) address with a host."""
+    try:
+        parsed = urlsplit(address)
+    except ValueError:  # brackets that hold no IPv6 address
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.hostname)
 
 
 def matching(paths: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:

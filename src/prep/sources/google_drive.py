@@ -22,7 +22,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from prep.config import GOOGLE_DRIVE, GoogleDriveSource
 from prep.errors import ConfigError, SourceError
-from prep.sources import Listing, Part, matching
+from prep.sources import Listing, Part, is_web_address, matching
 from prep.sources.paths import checked
 from prep.sources.transfer import Answer, Refused, Session, WebPage
 
@@ -61,10 +61,12 @@ def list_parts(source: GoogleDriveSource, folder: Path, revision: str | None) ->
 
     Raises:
         SourceError: the folder is not shared, empty or too large, Drive refuses, or two files have one path.
-        ConfigError: two of `files` have one path, or one leaves the dataset's folder.
+        ConfigError: `files` has paths that the dataset's folder cannot hold, or `endpoint` is no address.
     """
+    if not is_web_address(source.endpoint):
+        raise ConfigError(f"{source.endpoint} is not an http(s) address", "Mend `endpoint` in the dataset's YAML.")
     named = [Part(f.path, _address(source, f.id), f.size_bytes, f.sha256, f.md5, f.id) for f in source.files]
-    parts = checked(named, ConfigError, "Mend `files` in the dataset's YAML.")
+    parts = checked(named, ConfigError, "Give the file another `path` in the dataset's YAML.")
     if source.folder is None:
         return Listing(parts)
     with Session() as session:
@@ -77,7 +79,7 @@ def list_parts(source: GoogleDriveSource, folder: Path, revision: str | None) ->
         for path, entry in entries
         if path in wanted
     ]
-    mend = "Name the one to take under `files` (id and path), or leave both out with `exclude`."
+    mend = "Name the one to take under `files` (id and path), or leave out what has that path with `exclude`."
     resolved = {"folder": source.folder, "documents_left_out": documents}
     return Listing(checked([*parts, *listed], SourceError, mend), resolved)
 
@@ -97,10 +99,9 @@ def fetch(source: GoogleDriveSource, part: Part, target: Path, session: Session)
         return session.bring(part, target, address=lambda: address)
     except SourceError as error:
         page = _page_instead(session, address, error)
-        form = _Page.of(page).form
-        if form is None:
+        confirmed = _confirmed(address, page)
+        if confirmed is None:
             raise _explain_page(part, target, page, error) from error
-    confirmed = urljoin(address, form)
     is_named = urlsplit(confirmed).netloc == urlsplit(address).netloc
     try:
         return session.bring(part, target, address=lambda: confirmed, is_named=is_named)
@@ -207,6 +208,8 @@ def _page_entries(answer: Answer, what: str, *, is_root: bool) -> list[_Entry]:
     if len(answer.body) >= PAGE_BYTES:
         raise SourceError(f"{what}: its page is too long to be read", f"Set {KEY} to an API key of Google's.")
     page = _Page.of(answer.body.decode(errors="replace"))
+    if not page.is_whole:
+        raise SourceError(f"{what}: its page is not HTML", f"Set {KEY} to an API key of Google's.")
     if not page.entries and (is_root or not page.is_folder):
         raise SourceError(
             f"{what}: its page shows no files (title: {page.title!r}); the folder is private or empty, or Drive has "
@@ -222,6 +225,7 @@ class _Page(HTMLParser):
 
     Attributes:
         title: the page's.
+        is_whole: whether it could be read to its end.
         entries: of a folder's page, in its order.
         is_folder: whether it is a folder's page at all.
         form: where the button of a warning leads; None where there is none.
@@ -230,6 +234,7 @@ class _Page(HTMLParser):
     title: str = ""
     entries: list[_Entry] = field(default_factory=list)
     is_folder: bool = False
+    is_whole: bool = True
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -241,7 +246,10 @@ class _Page(HTMLParser):
     def of(cls, html: str) -> _Page:
         """Read a page, or the beginning of one."""
         page = cls()
-        page.feed(html)
+        try:
+            page.feed(html)
+        except (AssertionError, NotImplementedError):  # html.parser's way to say that `<![x[` is nothing it knows
+            page.is_whole = False
         return page
 
     @property
@@ -351,7 +359,7 @@ def _reason(answer: Answer) -> str:
 def _parsed(answer: Answer) -> Any:
     try:
         return json.loads(answer.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -380,6 +388,15 @@ def _page_instead(session: Session, address: str, error: SourceError) -> str:
     if not isinstance(error, Refused) and "text/html" not in answer.headers.get("content-type", ""):
         raise error
     return answer.body.decode(errors="replace")
+
+
+def _confirmed(address: str, html: str) -> str | None:
+    """Where the button of a warning on the page at `address` leads; None where there is none."""
+    form = _Page.of(html).form
+    try:
+        return None if form is None else urlsplit(urljoin(address, form)).geturl()
+    except ValueError:  # brackets that hold no IPv6 address
+        return None
 
 
 def _explain_page(part: Part, target: Path, html: str, error: SourceError) -> SourceError:

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from prep.config import HttpFile, HttpSource
 from prep.errors import ConfigError, SourceError
-from prep.sources import Listing, Part
+from prep.sources import Listing, Part, is_web_address
 from prep.sources.paths import checked
 from prep.sources.transfer import Session
 
@@ -17,7 +17,7 @@ def list_parts(source: HttpSource, folder: Path, revision: str | None) -> Listin
     """The files of the YAML; nothing is asked of the network.
 
     Raises:
-        ConfigError: an address that is not http(s), a path that leaves the dataset's folder, or one that two have.
+        ConfigError: an address that is not http(s), or paths that the dataset's folder cannot hold.
     """
     parts = []
     for file in source.files:
@@ -25,7 +25,7 @@ def list_parts(source: HttpSource, folder: Path, revision: str | None) -> Listin
             _steps_of(mirror)
         known = (file.size_bytes, file.sha256, file.md5)
         parts.append(Part(_path_of(file), file.url, *known, version=file.url, mirrors=file.mirrors))
-    return Listing(checked(parts, ConfigError, "Give the file a `path` of its own in the dataset's YAML."))
+    return Listing(checked(parts, ConfigError, "Give the file another `path` in the dataset's YAML."))
 
 
 def fetch(source: HttpSource, part: Part, target: Path, session: Session) -> str:
@@ -55,10 +55,6 @@ def _path_of(file: HttpFile) -> str:
 
 def _steps_of(url: str) -> str:
     """The path in an http(s) address."""
-    try:
-        address = urlsplit(url)
-    except ValueError:  # brackets that hold no IPv6 address
-        address = urlsplit("")
-    if address.scheme not in ("http", "https") or not address.hostname:
+    if not is_web_address(url):
         raise ConfigError(f"{url} is not an http(s) address", "Mend the dataset's YAML.")
-    return address.path
+    return urlsplit(url).path

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,6 +26,7 @@ from huggingface_hub.utils import build_hf_headers, parse_ratelimit_headers  # t
 from prep.config import HuggingFaceSource
 from prep.errors import PrepError, SourceError
 from prep.sources import Listing, Part, is_inside, matching
+from prep.sources.paths import checked
 from prep.sources.transfer import Refused, Session
 from prep.web import USER_AGENT, retry_after
 
@@ -38,8 +40,9 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
     """The repository's files that match, at `revision` or (if None) where the source's revision points now.
 
     Raises:
-        SourceError: no such repository or revision, no access, no network.
+        SourceError: no such repository or revision, no access, no network, or paths that no folder can hold.
     """
+    _check_token()
     api = HfApi()
     try:
         commit = revision or _patiently(lambda: api.dataset_info(source.repo, revision=source.revision)).sha
@@ -55,15 +58,26 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
         entry = entries[path]
         url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit)
         parts.append(Part(path, url, entry.size, entry.lfs.sha256 if entry.lfs else None, None, entry.blob_id))
-    return Listing(tuple(parts), {"repo": source.repo, "revision": commit})
+    found = checked(parts, SourceError, "Leave it out with `exclude`.")
+    return Listing(found, {"repo": source.repo, "revision": commit})
 
 
 def fetch(source: HuggingFaceSource, part: Part, target: Path, session: Session) -> str:
     """Bring one file of the repository."""
+    _check_token()
     try:
         return session.bring(part, target, build_hf_headers(user_agent=USER_AGENT))
     except Refused as error:
         raise _refused(source) from error
+
+
+def _check_token() -> None:
+    """Refuse a token that no header can hold before the client does, whose error would show it."""
+    if not re.fullmatch("[!-~]*", get_token() or ""):
+        raise SourceError(
+            "the hub's token has characters that no token has",
+            "Copy it anew from the hub into HF_TOKEN, or run `hf auth login`.",
+        )
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
@@ -122,7 +136,8 @@ def _explain(source: HuggingFaceSource, revision: str | None, error: Exception) 
         ) from error
     if isinstance(error, HFValidationError):
         raise SourceError(f"{source.repo!r} names no hub dataset", "Check `repo` in the dataset's YAML.") from error
-    if isinstance(error, ValueError | KeyError | TypeError):  # a login page of the network in the hub's place
+    # As of a login page of the network in the hub's place.
+    if isinstance(error, ValueError | KeyError | TypeError | RecursionError):
         raise SourceError(
             f"the hub's answer for {source.repo} is not a hub's: {type(error).__name__}: {error}",
             "Check the network and HF_ENDPOINT, then run the same command; finished parts are kept.",

@@ -10,17 +10,18 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from io import StringIO
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
 
 from prep.config import LinksTable, ManualSource
 from prep.errors import ConfigError, SourceError
-from prep.sources import Listing, Part, is_inside, matching
+from prep.sources import Listing, Part, is_web_address, matching
 from prep.sources.local import part_of, read_through
 from prep.sources.paths import checked
 from prep.sources.transfer import Refused, Session
 
 SHOWN = 10  # names in one message
+MEND_LINE = "Get the table anew, or mend that line."
 
 
 def list_parts(source: ManualSource, folder: Path, revision: str | None) -> Listing:
@@ -28,8 +29,8 @@ def list_parts(source: ManualSource, folder: Path, revision: str | None) -> List
 
     Raises:
         SourceError: some are not there yet (the message holds the publisher's instructions), one has another size than
-            the publisher says, or the table cannot be read.
-        ConfigError: two of `files` have one path, or one leaves the folder.
+            the publisher says, one has a name that is too long or ours, or the table cannot be read.
+        ConfigError: `files` has paths that the folder cannot hold.
     """
     named = [Part(file.path, file.path, file.size_bytes, file.sha256, file.md5) for file in source.files]
     known = {part.path: part for part in checked(named, ConfigError, "Mend `files` in the dataset's YAML.")}
@@ -40,7 +41,8 @@ def list_parts(source: ManualSource, folder: Path, revision: str | None) -> List
         missing = sorted(names.difference(found)) or ([] if names else source.include)
         if missing:
             raise _by_hand(source, folder, missing)
-        return Listing(tuple(_placed(folder / name, name, known.get(name)) for name in sorted(names)))
+        placed = (_placed(folder / name, name, known.get(name)) for name in sorted(names))
+        return Listing(checked(placed, SourceError, "Rename it, or choose others with `include`."))
 
     tables = matching(found, [source.links.file])
     if not tables:
@@ -116,20 +118,27 @@ def _read_links(table: Path, links: LinksTable) -> dict[str, str]:
     """Name -> address of every row.
 
     Raises:
-        SourceError: with the line, where a column is missing, a name comes twice, or a row has no http(s) address.
+        SourceError: with the line, where a column is missing, names cannot be those of files in one folder, one would
+            be taken for a table of links, or a row has no http(s) address; or there is no row.
     """
     found: dict[str, str] = {}
+    named: list[Part] = []  # with the line in the place of an address, for messages
     for line, name, address in _rows(table, links):
-        wrong = ""
-        if not is_inside(name) or str(PurePosixPath(name)) != name:
-            wrong = f"{name!r} is not a path inside the dataset's folder"
-        elif name in found:
+        wrong, mend = "", MEND_LINE
+        if name in found:
             wrong = f"{name!r} stands here a second time"
-        elif not _is_web_address(address):
+        elif not is_web_address(address):
             wrong = f"{name!r} has no http(s) address"
+        elif matching([name], [links.file]):
+            wrong = f"{name!r} would be taken for a table of links itself ({links.file})"
+            mend = "Let the dataset's YAML name the table more closely (links: {file: ...}), or mend that line."
         if wrong:
-            raise SourceError(f"{table}:{line}: {wrong}", "Get the table anew, or mend that line.")
+            raise SourceError(f"{table}:{line}: {wrong}", mend)
         found[name] = address
+        named.append(Part(name, f"{table}:{line}"))
+    if not found:
+        raise SourceError(f"{table} has no rows", "Get the table anew.")
+    checked(named, SourceError, MEND_LINE)
     return found
 
 
@@ -140,8 +149,7 @@ def _rows(table: Path, links: LinksTable) -> Iterator[tuple[int, str, str]]:
     except UnicodeDecodeError as error:
         raise SourceError(f"{table} is not text in UTF-8", "Get it anew, or save it as UTF-8.") from error
     header, reader = None, csv.reader(StringIO(text), delimiter="\t" if "\t" in text else ",")
-    for row in reader:
-        cells = [cell.strip() for cell in row]
+    for cells in _cells(table, reader):
         if not any(cells):
             continue
         if header is None:
@@ -157,9 +165,10 @@ def _rows(table: Path, links: LinksTable) -> Iterator[tuple[int, str, str]]:
             yield reader.line_num, values.get(links.name, ""), values.get(links.url, "")
 
 
-def _is_web_address(address: str) -> bool:
+def _cells(table: Path, reader: Any) -> Iterator[list[str]]:
+    """The cells of each row of a `csv.reader`."""
     try:
-        parsed = urlsplit(address)
-    except ValueError:
-        return False
-    return parsed.scheme in ("http", "https") and bool(parsed.hostname)
+        for row in reader:
+            yield [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise SourceError(f"{table}:{reader.line_num}: {error}; is a quote left open?", MEND_LINE) from error

@@ -134,15 +134,29 @@ def _objects(client: Any, bucket: str, key: str) -> Iterator[tuple[str, dict[str
     """What lies at `key` or, where nothing does, below it; by its path from there."""
     if key and not key.endswith("/"):
         # S3 lists in order of keys, so an object of just this key is the first one.
-        first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-        if first and first[0]["Key"] == key:
-            yield key.rpartition("/")[2], first[0]
-            return
+        for first in _entries(client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)):
+            if first["Key"] == key:
+                yield key.rpartition("/")[2], first
+                return
         key += "/"
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
-        for entry in page.get("Contents", ()):
+        for entry in _entries(page):
             if not entry["Key"].endswith("/"):  # a folder, as consoles make them
                 yield entry["Key"].removeprefix(key), entry
+
+
+def _entries(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects on a page of a listing.
+
+    Raises:
+        ValueError: it is none: boto3 finds nothing in another service's XML, or in HTML.
+    """
+    if page.keys().isdisjoint(("Name", "IsTruncated", "Contents")):
+        raise ValueError("what it sends is no listing")
+    entries: list[dict[str, Any]] = page.get("Contents", [])
+    if any("Key" not in entry or "Size" not in entry for entry in entries):
+        raise ValueError("its listing has an object without a key or a size")
+    return entries
 
 
 @contextmanager
