@@ -46,7 +46,7 @@ class PartTransfer:
         self.shown = shown(part.url)
         self.total = part.size_bytes
         self.has_ranges: bool | None = None  # None: not known yet
-        self.is_halted = False
+        self.is_halted = self.has_answered = False  # answered: with the file, or a range of it
         self.file: PartFile
         self._target, self._headers = target, headers
         self._address, self._is_named = address or (lambda: part.url), is_named
@@ -94,11 +94,6 @@ class PartTransfer:
         part, sha256 = self.part, hash_file(self._target)
         is_size = part.size_bytes in (None, self._target.stat().st_size)
         return sha256 if is_size and (part.sha256 or sha256) == sha256 and not (part.md5 and not part.sha256) else None
-
-    @property
-    def has_come(self) -> bool:
-        """Whether the server has given any bytes of it."""
-        return self._received > 0
 
     def tell(self, amount: int) -> None:
         """Count bytes that came."""

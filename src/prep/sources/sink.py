@@ -41,6 +41,7 @@ class Sink:
         transfer, span = self._transfer, self._span
         transfer.session.note(response)
         self._check_status(response)
+        transfer.has_answered = True
         is_changed = self._compare_validator(response)
         if response.status == 206:
             total = self._check_range(response, is_changed)
@@ -61,7 +62,7 @@ class Sink:
         status, shown = response.status, self._transfer.shown
         if status in RETRIED:
             raise Transient(f"the server answers {status}", asked_pause(response), next_step=LATER)
-        if status in (401, 403) and self._transfer.has_come:  # signed addresses run out, servers lose their nerve
+        if status in (401, 403) and self._transfer.has_answered:  # signed addresses run out, servers lose their nerve
             raise Transient(f"the server answers {status}")
         if status in (401, 403):
             raise Refused(
