@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -22,6 +22,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prep import progress
 from prep.errors import SourceError, WorkspaceError
 from prep.publishers import Fault, World
 from prep.publishers.server import PublisherServer
@@ -426,6 +427,20 @@ def test_odd_sizes_in_headers_do_no_harm(download: Download, value: str) -> None
     download.succeeds()
     with Session() as session:
         assert session.ask(download.part.url).status in (200, 206)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("2", 0), ("60", 1)])
+def test_a_long_wait_is_told_once(in_ranges: Download, asked: str, told: int) -> None:
+    heard: list[Mapping[str, object]] = []
+    before = progress._make, progress._on_event
+    progress.use(progress.no_bar, heard.append)
+    try:
+        in_ranges.world.faults[PATH] = Fault(status=429, headers={"Retry-After": asked}, after=1, times=4)
+        in_ranges.succeeds()
+    finally:
+        progress.use(*before)
+    host = in_ranges.world.url.removeprefix("http://")
+    assert heard == [{"event": "wait", "host": host, "seconds": int(asked)}] * told
 
 
 @given(st.one_of(st.text(max_size=40), st.datetimes().map(str), st.from_regex(r"\w{3}, \d+ \w{3} \d+ [\d:]+ [+-]?\w+")))

@@ -948,6 +948,14 @@ def test_json_has_every_part_and_events_on_stderr(mine: Mine) -> None:
     assert told[-1] == {"event": "end", "done_bytes": size, "files": 5, **same}
 
 
+def test_a_server_that_asks_to_wait_is_named_on_stderr(mine: Mine) -> None:
+    path = f"/files/{mine.place}/{next(iter(FILES))}"
+    mine.world.faults[path] = Fault(status=429, headers={"Retry-After": "60"}, times=1)
+    done = prep(mine.root, "download", world=mine.world)
+    assert done.returncode == 0, done.stderr
+    assert f"{mine.world.url.removeprefix('http://')} asks to wait 60 s\n" in done.stderr
+
+
 def test_a_deadline_of_the_command_leaves_room_enough(mine: Mine) -> None:
     for time_ in ("8h", "90m", "3600s", "120", "1.5h"):
         assert prep_json(mine.root, "download", "--deadline", time_, world=mine.world)["outcomes"][0]["total"] == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,17 @@ def bars(as_json: bool) -> Iterator[None]:
         progress.use(progress.json_lines, progress.write_event)
         yield
         return
+
+    def tell(facts: Mapping[str, Any]) -> None:
+        if facts["event"] == "wait":
+            text = f"{facts['host']} asks to wait {progress.duration(facts['seconds'])}"
+            if console.is_terminal:
+                console.print(text, markup=False, highlight=False)  # above the bar
+            else:
+                talk(text)
+
     if not console.is_terminal:
-        progress.use(progress.heartbeat)
+        progress.use(progress.heartbeat, tell)
         yield
         return
     from rich.progress import (
@@ -84,7 +93,7 @@ def bars(as_json: bool) -> Iterator[None]:
 
             yield advance
 
-    progress.use(rich_bar)
+    progress.use(rich_bar, tell)
     yield
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from prep.errors import SourceError
-from prep.progress import Advance
+from prep.progress import Advance, event
 from prep.sources import Part
 from prep.sources.answers import LOOK, Refused, WebPage, asked_pause, shown, size_of
 from prep.sources.connection import Connection, Hopeless, Response, Stop, Transient
@@ -27,6 +27,7 @@ from prep.sources.part_transfer import CONNECTIONS, MAX_PAUSE_SECONDS, PartTrans
 __all__ = ["Answer", "Refused", "Session", "WebPage", "partial_bytes"]
 
 ASK_ATTEMPTS = 3
+TOLD_SECONDS = 5.0  # a shorter wait is not worth a word
 FLUSH_SECONDS = 0.5  # how often what came is made safe
 
 
@@ -196,8 +197,12 @@ class Session:
     def note(self, response: Response) -> None:
         """Keep away from a host for as long as it asks, all transfers together."""
         seconds = asked_pause(response)
-        if seconds and seconds <= MAX_PAUSE_SECONDS:
-            self._not_before[response.host] = time.monotonic() + seconds
+        if not seconds or seconds > MAX_PAUSE_SECONDS:
+            return
+        until, before = time.monotonic() + seconds, self._not_before.get(response.host, 0.0)
+        self._not_before[response.host] = max(until, before)
+        if seconds >= TOLD_SECONDS and until > before + TOLD_SECONDS:  # once, whichever transfers hear of it
+            event("wait", host=response.host, seconds=round(seconds))
 
     @contextmanager
     def keeping(self, file: PartFile) -> Iterator[None]:
