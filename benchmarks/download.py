@@ -299,6 +299,7 @@ def met(is_met: bool) -> str:
 
 
 def main() -> None:
+    """Write the files, run every client over them, write the results page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None, help="where the files go; a temporary folder by default")

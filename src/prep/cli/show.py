@@ -80,6 +80,7 @@ def bars(as_json: bool) -> Iterator[None]:
 
     @contextmanager
     def rich_bar(label: str, total: int | None, unit: str, items: int | None = None) -> Iterator[progress.Bar]:
+        """A bar of rich's on stderr, gone when done."""
         meter = progress.Meter(label, total, unit, items)
         amounts = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
         files = [TextColumn("{task.fields[files]} files", markup=False)] if items is not None else []

@@ -195,6 +195,7 @@ class _Request:
         self._is_told = False
 
     def header(self, line: bytes) -> int:
+        """Take one line of headers; -1 ends the request."""
         text = line.decode("latin-1").strip()
         if self._is_told:  # a trailer
             return len(line)
@@ -233,6 +234,7 @@ class _Request:
             self._on_response(self.response)
 
     def body(self, data: bytes) -> int | None:
+        """Take bytes of the body; -1 ends the request."""
         if not self._is_told:  # the body of a redirect
             return None
         try:

@@ -248,7 +248,7 @@ class _Page(HTMLParser):
         page = cls()
         try:
             page.feed(html)
-        except (AssertionError, NotImplementedError):  # html.parser's way to say that `<![x[` is nothing it knows
+        except AssertionError:  # raised by html.parser itself at a marked section that it does not know, `<![x[`
             page.is_whole = False
         return page
 

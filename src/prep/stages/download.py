@@ -99,19 +99,23 @@ def download(
     )
     if complete and not plan.missing and _is_what_is_wanted(complete, plan):
         return _up_to_date(workspace, dataset, complete, len(plan.parts) if verify else None, dry_run)
-    notes = _notes(plan, verify, dry_run)
     if dry_run:
-        notes.insert(0, f"{size(plan.bytes_to_bring)} to bring")
+        note = "; ".join([f"{size(plan.bytes_to_bring)} to bring", *_notes(plan, verify, dry_run)])
         counts = len(plan.missing), len(plan.parts)
-        return PlannedDownload("download", dataset.name, "planned", *counts, note="; ".join(notes), plan=plan)
+        return PlannedDownload("download", dataset.name, "planned", *counts, note=note, plan=plan)
+    return _carry_out(workspace, plan, verify, deadline)
+
+
+def _carry_out(workspace: Workspace, plan: Plan, verify: bool, deadline: float | None) -> Outcome:
+    """Do what was planned, unless it cannot be mended or does not fit."""
     _check_repair(plan)
     _check_space(plan)
     manifest, used = _bring(workspace, plan, deadline)
+    notes = _notes(plan, verify, dry_run=False)
     notes += _changed(plan, manifest) if verify else []
     notes += [f"{_parts(count)} from {label}" for label, count in used.items()]
-    return Outcome(
-        "download", dataset.name, "done", len(plan.missing), len(plan.parts), manifest, note="; ".join(notes)
-    )
+    counts = len(plan.missing), len(plan.parts)
+    return Outcome("download", plan.dataset.name, "done", *counts, manifest, note="; ".join(notes))
 
 
 # -- what is there already -------------------------------------------------------------------------------------------
