@@ -245,7 +245,7 @@ _NEXT = {
 
 def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """The command that usually follows."""
-    from prep.config import UrlImages
+    from prep.config import ArchiveImages
 
     if as_json or not outcomes:
         return
@@ -263,10 +263,10 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
         talk("Next: prep filter, which now judges what was really fetched")
     elif stage == "filter" and workspace.training_yaml.exists():
         talk(f"Next: prep emit-yaml --force, which replaces {workspace.training_yaml}")
-    elif stage == "download" and all(
-        isinstance(workspace.catalogue.dataset(outcome.name).images, UrlImages) for outcome in outcomes
+    elif stage == "download" and not any(
+        isinstance(workspace.catalogue.dataset(outcome.name).images, ArchiveImages) for outcome in outcomes
     ):
-        talk("Next: prep normalize")  # addresses are fetched for the rows that pass the filter
+        talk("Next: prep normalize")  # addresses are fetched for rows that pass the filter, given images not at all
     else:
         talk(f"Next: {_NEXT[stage]}")
 
