@@ -244,17 +244,21 @@ def test_an_index_of_addresses_that_was_lost_is_fetched_again_to_the_same_bytes(
 
 
 def test_another_image_store_is_filled_anew(line: Line, tmp_path: Path) -> None:
-    """The images that are there are not taken for those of the new place."""
+    """The images that are there are not taken for those of the new place, nor fetched again unasked."""
     config = line.root / "prep.yaml"
     text = config.read_text()
     config.write_text(f"{text}images: {tmp_path}/elsewhere\n")
     try:
+        done = prep(line.root, "run", world=line.world)
+        assert done.returncode == 1 and "coyo-700m: 2 shards of its index are of images kept elsewhere" in done.stderr
+        prep_json(line.root, "images", "coyo-700m", "laion-2b", "laion-aesthetic", "--force", world=line.world)
         prep_json(line.root, "run", world=line.world)
         paths = contract_loader.load_entry(line.entry("coyo-700m"))["s3_path"]
         assert paths.str.startswith(f"{tmp_path}/elsewhere/coyo-700m/").all()
         assert all(Path(path).is_file() for path in paths)
     finally:
         config.write_text(text)
+        prep_json(line.root, "images", "coyo-700m", "laion-2b", "laion-aesthetic", "--force", world=line.world)
         prep_json(line.root, "run", world=line.world)
 
 

@@ -44,6 +44,6 @@ def test_s3_that_refuses_is_told_with_a_next_step(world: World, s3: S3Server, tm
     root = make_workspace(tmp_path / "w", RECIPE | {"entries": [{"table": "blip3o-60k"}]}, world, **place)
     wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
     none = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "HOME": str(tmp_path)}
-    for keys, words in ((wrong, "Check the bucket, its rights and `s3_endpoint`"), (none, "no S3 credentials")):
+    for keys, words in ((wrong, "Check the keys (AWS_ACCESS_KEY_ID"), (none, "no S3 credentials")):
         done = prep(root, "run", world=world, **keys)
         assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr, done.stderr

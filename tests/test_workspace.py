@@ -157,7 +157,7 @@ def test_a_home_that_nobody_has_is_said(workspace: Workspace) -> None:
     with pytest.raises(ConfigError) as caught:
         workspace.sources(workspace.catalogue.dataset("coyo-700m"))
     assert said(caught) == (
-        "coyo-700m: there is no home folder for ~nosuchuser/x\n  Write the whole path in its `source`."
+        "coyo-700m: there is no home folder for ~nosuchuser/x\n  Write the whole path."
     )
 
 

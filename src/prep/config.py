@@ -231,22 +231,83 @@ class Expected(Model):
     records: int | None = None
 
 
+class Encode(Model):
+    """How images are stored where it is not as they came; what is so already keeps its bytes.
+
+    Attributes:
+        max_side: longest side in pixels; a larger image is made smaller, none is ever enlarged.
+        format: by default an image keeps its own; what is neither JPEG, PNG nor WebP becomes JPEG.
+        quality: 1 to 100, of what is encoded anew; 95 by default.
+    """
+
+    max_side: int | None = Field(default=None, ge=16)
+    format: Literal["jpeg", "webp"] | None = None
+    quality: int | None = Field(default=None, ge=1, le=100)
+
+    def over(self, weaker: Encode) -> Encode:
+        """This, and where something is left out, the word of `weaker`."""
+        return Encode(**{**weaker.model_dump(exclude_none=True), **self.model_dump(exclude_none=True)})
+
+
 class UrlImages(Model):
-    """Images behind addresses: the samples' `url` column."""
+    """Images behind addresses: the samples' `url` column.
+
+    Attributes:
+        encode: what the trainer needs of all of them.
+    """
 
     kind: Literal["url"]
+    encode: Encode = Encode()
 
 
 class ArchiveImages(Model):
-    """Images inside tar or zip parts.
+    """Images inside tar or zip parts, compressed or not, each one archive or cut by bytes into `.part001`, `.part002`.
 
-    `key` names an image by its `member` path, by its file `name` alone, or by `part-member`: the part's stem, a
-    slash and the member without its extension (for WebDataset shards whose member names repeat).
+    Attributes:
+        parts: glob over the parts' paths.
+        key: names an image by its `member` path, by its file `name` alone, or by `part-member`: the part's stem, a
+            slash and the member without its extension (for WebDataset shards whose member names repeat).
+        encode: what the trainer needs of all of them.
     """
 
     kind: Literal["archive"]
     parts: str
     key: Literal["member", "name", "part-member"] = "member"
+    encode: Encode = Encode()
+
+
+class ParquetImages(Model):
+    """Images inside parquet parts: a column of bytes, of `{bytes, path}`, or of lists of either.
+
+    Attributes:
+        parts: glob over the parts' paths.
+        column: where the bytes are.
+        key: the column that names an image; by default it is the part's stem, a slash and the row's number from 0.
+            Images of a list are told apart by a slash and their place in it, from 0.
+        encode: what the trainer needs of all of them.
+    """
+
+    kind: Literal["parquet"]
+    parts: str
+    column: str = "image"
+    key: str | None = None
+    encode: Encode = Encode()
+
+
+class FolderImages(Model):
+    """Image files that are there already, below a folder on this machine; they are indexed where they are.
+
+    Attributes:
+        path: the folder; a relative one is taken from the workspace.
+        key: names an image by its path below the folder (`member`), by its file `name` alone, or by `part-member`:
+            the path below the folder without its extension.
+        encode: what the trainer needs of all of them; what has to be encoded anew is stored as a copy.
+    """
+
+    kind: Literal["folder"]
+    path: str = Field(min_length=1)
+    key: Literal["member", "name", "part-member"] = "member"
+    encode: Encode = Encode()
 
 
 class GivenImages(Model):
@@ -255,7 +316,9 @@ class GivenImages(Model):
     kind: Literal["given"]
 
 
-Images = Annotated[UrlImages | ArchiveImages | GivenImages, Field(discriminator="kind")]
+Images = Annotated[
+    UrlImages | ArchiveImages | ParquetImages | FolderImages | GivenImages, Field(discriminator="kind")
+]
 
 
 class Records(Model):
@@ -436,6 +499,30 @@ class Recipe(Model):
         return self
 
 
+class Fetch(Model):
+    """How images are fetched from addresses.
+
+    Attributes:
+        connections: at once in all, shared out between the workers.
+        per_host: at once to one host, shared out between the workers.
+        seconds: for one attempt at one image, from looking up its host's name to its last byte.
+        bytes_per_second: an image that comes more slowly for ten seconds is given up.
+        attempts: at one image, where a failure may pass.
+        max_bytes: of one image.
+        min_side: in pixels; smaller images (spacers, counters) are not stored.
+        opt_out: honour X-Robots-Tag.
+    """
+
+    connections: int = Field(default=256, ge=1, le=10_000)
+    per_host: int = Field(default=8, ge=1)
+    seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    bytes_per_second: int = Field(default=1_000, ge=0)
+    attempts: int = Field(default=3, ge=1, le=20)
+    max_bytes: int = Field(default=100 << 20, ge=1, le=100 << 20)
+    min_side: int = Field(default=16, ge=1)
+    opt_out: bool = True
+
+
 class WorkspaceConfig(Model):
     """prep.yaml: what holds for one workspace.
 
@@ -445,7 +532,9 @@ class WorkspaceConfig(Model):
         s3_endpoint: endpoint of an S3 service other than AWS.
         workers: processes at work at once; by default one per core.
         allow_private_hosts: fetch images from private and loopback addresses too.
+        fetch: how images are fetched from addresses.
         sources: dataset -> a source to use instead of the catalogue's.
+        image_folders: dataset -> a folder that has its images already, instead of its archives.
     """
 
     recipe: str = "recipe.yaml"
@@ -453,7 +542,9 @@ class WorkspaceConfig(Model):
     s3_endpoint: str | None = None
     workers: int | None = Field(default=None, ge=1)
     allow_private_hosts: bool = False
+    fetch: Fetch = Fetch()
     sources: dict[str, Source] = {}
+    image_folders: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _images_have_a_place(self) -> WorkspaceConfig:

@@ -29,10 +29,12 @@ MAX_ATTEMPTS = 3  # of a task whose worker process dies
 PRELOADED = (
     "prep.cli",
     "prep.stages.images",
+    "prep.stages.image_guard",
     "prep.stages.normalize",
     "prep.stages.filter",
+    "prep.images.archives",
     "prep.images.fetch",
-    "prep.images.index",
+    "prep.images.spool",
 )
 
 

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from prep.config import Dataset, UrlImages
+from prep.config import ArchiveImages, Dataset, ParquetImages, UrlImages
 from prep.errors import Failures, each
 from prep.manifest import read_manifest
-from prep.stages.download import download, slice_note
+from prep.stages.download import ADOPTED, download, slice_note
 from prep.stages.filter import filter_table
-from prep.stages.images import images
+from prep.stages.images import ImageOptions, images
 from prep.stages.normalize import normalize
 from prep.stages.plan import remembered_slice
 from prep.stages.shards import Outcome, State
 from prep.workspace import Workspace
 
+ARCHIVES_AT_ONCE = 8  # with --delete-parts: enough to keep every transfer busy
 
-def run_line(workspace: Workspace, failures: Failures, *, dry_run: bool = False) -> Iterator[Outcome]:
+
+def run_line(
+    workspace: Workspace, failures: Failures, *, delete_parts: bool = False, dry_run: bool = False
+) -> Iterator[Outcome]:
     """Bring every dataset and table of the recipe up to date, up to the filtered tables.
 
     Address datasets are filtered twice: on the publisher's metadata, so that only rows that pass are fetched, and
     then on what was really fetched.
+
+    Args:
+        delete_parts: bring archives a few at a time, and delete them when their images are stored.
     """
     datasets, tables = workspace.select_datasets(()), workspace.select_tables(())
     by_url = [dataset for dataset in datasets if isinstance(dataset.images, UrlImages)]
@@ -34,12 +41,33 @@ def run_line(workspace: Workspace, failures: Failures, *, dry_run: bool = False)
     def on_tables(stage: Callable[..., Outcome], chosen: Iterable[str]) -> Iterator[Outcome]:
         return each((partial(stage, workspace, table, dry_run=dry_run) for table in chosen), failures)
 
+    if delete_parts and not dry_run:
+        for dataset in others:
+            yield from each(_little_by_little(workspace, dataset), failures)
     yield from on_datasets(download, datasets)
     yield from on_datasets(images, others)
     yield from on_tables(normalize, tables)
     yield from on_tables(filter_table, tables)
     yield from on_datasets(images, by_url)
     yield from on_tables(filter_table, url_tables)
+
+
+def _little_by_little(workspace: Workspace, dataset: Dataset) -> Iterator[Callable[[], Outcome]]:
+    """The steps that take a dataset of archives through a disk that cannot hold them all at once."""
+    if not isinstance(workspace.images(dataset), ArchiveImages | ParquetImages):
+        return
+    tables = [table for table in workspace.table_names if workspace.table(table)[0] == dataset]
+    folder = workspace.raw(dataset.name)
+    while True:
+        before = read_manifest(folder)
+        yield partial(download, workspace, dataset, at_most=ARCHIVES_AT_ONCE)
+        yield partial(images, workspace, dataset)
+        for table in tables:
+            yield partial(normalize, workspace, table)
+        yield partial(images, workspace, dataset, options=ImageOptions(delete_parts=True))
+        raw = read_manifest(folder)
+        if raw is None or raw == before or "missing" not in raw.facts:
+            return  # all is done, or a step failed, which is told
 
 
 def status(workspace: Workspace) -> list[Outcome]:
@@ -74,11 +102,15 @@ def _download_status(workspace: Workspace, dataset: Dataset) -> Outcome:
     """Only what the disk says: asking the publisher is for `prep download --dry-run`."""
     folder = workspace.raw(dataset.name)
     manifest = read_manifest(folder)
+    if workspace.adopted_parts(dataset) is not None and not dataset.tables:
+        return Outcome("download", dataset.name, "up to date", note=ADOPTED)
     if manifest is None:
         choice = remembered_slice(workspace, dataset)
         note = "not finished" + (f"; a slice: {choice}" if choice else "")
         return Outcome("download", dataset.name, "planned", note=note)
-    gone = sum(not (folder / shard.name).is_file() for shard in manifest.shards)
+    if "missing" in manifest.facts:
+        return Outcome("download", dataset.name, "planned", manifest.facts["missing"], note="not finished")
+    gone = sum(shard.freed_shares is None and not (folder / shard.name).is_file() for shard in manifest.shards)
     state: State = "planned" if gone else "up to date"
     note = slice_note(dataset.name, manifest)
     return Outcome("download", dataset.name, state, gone, len(manifest.shards), manifest, note)

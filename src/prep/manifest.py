@@ -37,6 +37,9 @@ class Shard:
         size_bytes, sha256: of its bytes.
         counts: what its making counted, e.g. rows dropped by reason.
         beside_bytes: size of what was written along with it elsewhere (the dropped rows).
+        position: of a part, its place in the publisher's sorted list, whatever slice of it is here.
+        freed_shares: of an archive that was unpacked and whose bytes were then deleted, into how many shards; None
+            while they are there.
     """
 
     name: str
@@ -46,6 +49,12 @@ class Shard:
     sha256: str
     counts: Mapping[str, int] = field(default_factory=dict)
     beside_bytes: int = 0
+    position: int | None = None
+    freed_shares: int | None = None
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether its file is in place and has its size, or is not needed any more."""
+        return self.freed_shares is not None or size_of(folder / self.name) == self.size_bytes
 
 
 @dataclass(frozen=True)
@@ -112,8 +121,7 @@ def read_finished(folder: Path) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    is_whole = all(size_of(folder / shard.name) == shard.size_bytes for shard in manifest.shards)
-    return manifest if is_whole else None
+    return manifest if all(shard.is_in(folder) for shard in manifest.shards) else None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -188,7 +196,8 @@ def _shard(data: Any) -> Shard:
         TypeError: it holds none.
     """
     shard = Shard(**data)
-    numbers = (shard.rows or 0, shard.size_bytes, shard.beside_bytes)
+    optional = (shard.rows, shard.position, shard.freed_shares)
+    numbers = (shard.size_bytes, shard.beside_bytes, *(number for number in optional if number is not None))
     if not (
         all(isinstance(text, str) for text in (shard.name, shard.task, shard.sha256))
         and all(type(number) is int for number in (*numbers, *dict(shard.counts).values()))

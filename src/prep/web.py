@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
+import ssl
 import time
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import prep
 
@@ -34,3 +41,36 @@ def retry_after(value: str) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time())
+
+
+def proxy_addresses() -> set[str]:
+    """IP addresses of the proxies that the environment names."""
+    found: set[str] = set()
+    for url in {url for scheme, url in getproxies().items() if scheme != "no"}:
+        with suppress(OSError, ValueError):
+            address = urlsplit(url if "://" in url else f"http://{url}")
+            found |= {str(info[4][0]) for info in socket.getaddrinfo(address.hostname, address.port)}
+    return found
+
+
+def certificate_authorities() -> str | None:
+    """The certificate authorities' file: the user's, this system's, or the one that comes with Python's clients.
+
+    The libcurl inside pycurl's wheels knows no file of its own on most systems.
+    """
+    paths = ssl.get_default_verify_paths()
+    named = (os.environ.get(name) for name in ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    places = [*named, paths.cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
+    for place in places:
+        if place and Path(place).is_file():
+            return place
+    import certifi
+
+    return certifi.where()
+
+
+class CurlSocket(socket.socket):
+    """A socket that pycurl duplicates and then drops; Python would complain that nobody closed it."""
+
+    def __del__(self) -> None:
+        self.close()

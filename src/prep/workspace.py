@@ -13,14 +13,21 @@ from typing import Any
 import yaml
 
 from prep.config import (
+    ArchiveImages,
     Catalogue,
     Dataset,
+    Encode,
+    FolderImages,
+    GivenImages,
+    Images,
     LocalSource,
     Model,
+    ParquetImages,
     Recipe,
     Rules,
     Source,
     Table,
+    UrlImages,
     WorkspaceConfig,
     load,
     nearest,
@@ -44,11 +51,19 @@ _RULES_TEXT = """\
 """
 
 
+class ImageRules(Model):
+    """How images are stored, as the command line said: for all datasets, or for one."""
+
+    all: Encode = Encode()
+    datasets: dict[str, Encode] = {}
+
+
 class RulesFile(Model):
-    """rules.yaml: rules from the command line, for all tables or for one."""
+    """rules.yaml: what was given on the command line: rules for all tables or for one, and how images are stored."""
 
     all: Rules = Rules()
     tables: dict[str, Rules] = {}
+    images: ImageRules = ImageRules()
 
     def with_rules(self, rules: Rules, tables: Sequence[str], *, reset: bool = False) -> RulesFile:
         """These, with `rules` added for `tables`, or (where none is named) for all.
@@ -58,11 +73,28 @@ class RulesFile(Model):
         """
         if not tables:
             before = RulesFile() if reset else self
-            return RulesFile(all=rules.over(before.all), tables=before.tables)
+            return self.model_copy(update={"all": rules.over(before.all), "tables": before.tables})
         kept = {table: old for table, old in self.tables.items() if not (reset and table in tables)}
         if rules != Rules():
             kept |= {table: rules.over(kept.get(table, Rules())) for table in tables}
-        return RulesFile(all=self.all, tables=kept)
+        return self.model_copy(update={"tables": kept})
+
+    def with_encode(self, encode: Encode, datasets: Sequence[str], *, reset: bool = False) -> RulesFile:
+        """These, with `encode` for `datasets`, or (where none is named) for all.
+
+        Args:
+            reset: forget first what was remembered for those.
+        """
+        before = self.images
+        if not datasets:
+            everywhere = encode if reset else encode.over(before.all)
+            images = ImageRules(all=everywhere, datasets={} if reset else before.datasets)
+        else:
+            kept = {name: old for name, old in before.datasets.items() if not (reset and name in datasets)}
+            if encode != Encode():
+                kept |= {name: encode.over(kept.get(name, Encode())) for name in datasets}
+            images = ImageRules(all=before.all, datasets=kept)
+        return self.model_copy(update={"images": images})
 
 
 class Workspace:
@@ -76,17 +108,19 @@ class Workspace:
     """
 
     def __init__(self, root: Path) -> None:
+        self._given: RulesFile | None = None
         self.root = root.resolve()
         self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
         self.catalogue = Catalogue(self.root)
-        unknown = set(self.config.sources) - set(self.catalogue.dataset_names())
-        if unknown:
-            name = min(unknown)
-            raise ConfigError(
-                f"{self.root / CONFIG_NAME}: sources names {name!r}, which is no dataset"
-                f"{nearest(name, self.catalogue.dataset_names())}",
-                "`prep datasets` lists them all.",
-            )
+        for key in ("sources", "image_folders"):
+            unknown = set(getattr(self.config, key)) - set(self.catalogue.dataset_names())
+            if unknown:
+                name = min(unknown)
+                raise ConfigError(
+                    f"{self.root / CONFIG_NAME}: {key} names {name!r}, which is no dataset"
+                    f"{nearest(name, self.catalogue.dataset_names())}",
+                    "`prep datasets` lists them all.",
+                )
         self.given_rules()  # a mistake in rules.yaml is better told now than after a download
 
     @classmethod
@@ -208,18 +242,52 @@ class Workspace:
         given = self.config.sources.get(dataset.name)
         sources = (dataset.source, *dataset.mirrors) if given is None else (given,)
         return tuple(
-            source.model_copy(update={"path": self._local_path(source.path, dataset.name)})
+            source.model_copy(update={"path": str(self.path(source.path, dataset.name))})
             if isinstance(source, LocalSource)
             else source
             for source in sources
         )
 
-    def _local_path(self, path: str, dataset: str) -> str:
+    def path(self, path: str, dataset: str) -> Path:
+        """A path that a configuration names for a dataset, from the workspace on.
+
+        Raises:
+            ConfigError: it begins with the home of a user who is none.
+        """
         try:
-            return str(self.root / Path(path).expanduser())
+            return self.root / Path(path).expanduser()
         except RuntimeError as error:
-            message = f"{dataset}: there is no home folder for {path}"
-            raise ConfigError(message, "Write the whole path in its `source`.") from error
+            raise ConfigError(f"{dataset}: there is no home folder for {path}", "Write the whole path.") from error
+
+    def images(self, dataset: Dataset) -> Images | None:
+        """Where the dataset's images are here: prep.yaml's word goes before the catalogue's.
+
+        Raises:
+            ConfigError: images behind addresses, or none at all, cannot be in a folder.
+        """
+        kind = dataset.images
+        folder = self.config.image_folders.get(dataset.name)
+        if folder is None:
+            return kind
+        if kind is None or isinstance(kind, UrlImages | GivenImages):
+            raise ConfigError(
+                f"{self.root / CONFIG_NAME}: image_folders names {dataset.name!r}, whose images are in no archives",
+                "A table of your own with a column of paths is for `prep add`.",
+            )
+        key = "member" if isinstance(kind, ParquetImages) else kind.key
+        return FolderImages(kind="folder", path=folder, key=key, encode=kind.encode)
+
+    def adopted_parts(self, dataset: Dataset) -> str | None:
+        """Glob of the dataset's parts that need not be here, because a folder has their images already."""
+        kind = dataset.images
+        is_adopted = isinstance(self.images(dataset), FolderImages)
+        return kind.parts if is_adopted and isinstance(kind, ArchiveImages | ParquetImages) else None
+
+    def encode(self, dataset: Dataset) -> Encode:
+        """What the dataset's stored images have to be: the command line's word over the dataset's."""
+        given = self.given_rules().images
+        own = Encode() if dataset.images is None or isinstance(dataset.images, GivenImages) else dataset.images.encode
+        return given.datasets.get(dataset.name, Encode()).over(given.all).over(own)
 
     @property
     def workers(self) -> int:
@@ -239,8 +307,16 @@ class Workspace:
         entry = next((entry.rules for entry in self.recipe.entries if entry.table == table), Rules())
         return given.tables.get(table, Rules()).over(given.all).over(entry).over(definition.filter)
 
+    def with_given(self, given: RulesFile) -> Workspace:
+        """The same workspace, as if `given` were what the command line has said; nothing is written."""
+        other = Workspace(self.root)
+        other._given = given
+        return other
+
     def given_rules(self) -> RulesFile:
         """Rules from the command line that are remembered."""
+        if self._given is not None:
+            return self._given
         path = self.root / RULES_NAME
         return load(RulesFile, path) if path.exists() else RulesFile()
 
@@ -341,6 +417,6 @@ class Workspace:
         )
 
 
-def shard_name(index: int) -> str:
-    """File name of shard `index`."""
-    return f"shard-{index:05d}.parquet"
+def shard_name(index: int, share: int | None = None) -> str:
+    """File name of shard `index`, or of one of several that are made of the same part."""
+    return f"shard-{index:05d}.parquet" if share is None else f"shard-{index:05d}-{share:03d}.parquet"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from prep.config import Encode
 from prep.images.index import read_index
-from prep.stages.images import ArchiveTask, StoreSpec, make_from_archive
+from prep.stages.image_tasks import ArchiveTask, StoreSpec, make_local
 
 
 def picture(format_: str, shade: int) -> bytes:
@@ -26,9 +27,9 @@ def unpacked(tmp_path: Path, key: str, *members: tuple[str, bytes]) -> list[tupl
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    spec = StoreSpec("images", str(tmp_path / "images"), "set", None)
-    task = ArchiveTask(tmp_path / "a.tar", "-", "a", key, spec, tmp_path / "index.parquet")
-    make_from_archive(task)
+    spec = StoreSpec("images", str(tmp_path / "images"), "set", None, Encode())
+    task = ArchiveTask(tmp_path / "index.parquet", spec, (tmp_path / "a.tar",), ("-",), False, "a", key)
+    make_local(task)
     rows = read_index([task.output]).to_pylist()
     contents = dict(members)
     for row in rows:

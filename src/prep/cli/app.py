@@ -16,6 +16,7 @@ import prep
 from prep.cli.boundary import boundary
 
 if TYPE_CHECKING:
+    from prep.config import Dataset
     from prep.sources.slices import Slice
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
@@ -96,6 +97,9 @@ Names = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+DeleteParts = Annotated[
+    bool, typer.Option("--delete-parts", help="Delete each archive once its images are stored and its records read.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
 
 
@@ -239,17 +243,69 @@ def download_(
 
 
 @command("images")
-def images_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def images_(
+    names: Names = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(metavar="STATUSES", help="Fetch again what has these statuses: dns,timeout; `failed` for all."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Fetch all rows' images, also of rows that are dropped.")] = False,
+    verify: Annotated[
+        str | None, typer.Option(metavar="decode", help="Read every stored image back and decode it.")
+    ] = None,
+    delete_parts: DeleteParts = False,
+    max_side: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Store larger images smaller: their longest side.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="jpeg|webp", help="Store images of other formats as this one.")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="Of what is encoded anew, 1 to 100; 95 by default.")] = None,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="Forget --max-side, --format and --quality given before.")
+    ] = False,
+    adopt: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The images of one dataset are in this folder already.")
+    ] = None,
+    min_success: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop if a smaller share of the first addresses is good; 0.1 by default."),
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Store and index image bytes.
 
     They come out of the parts, or from addresses.
 
     Addresses are fetched for rows that passed the filter: `prep filter` first, and once more afterwards.
+
+    --max-side, --format and --quality stay for later runs until `--as-published`.
     """
+    from prep.cli.image_options import adopt_folder, encoding, image_options
     from prep.stages.images import images
 
     workspace = _workspace()
-    _run_stage(workspace, images, workspace.select_datasets(names or []), as_json, force=force, dry_run=dry_run)
+    datasets = workspace.select_datasets(names or [])
+    given = encoding(max_side, format_, quality)
+    options = image_options(retry, all_, verify, delete_parts, min_success)
+    if adopt is not None:
+        workspace = adopt_folder(workspace, [dataset.name for dataset in datasets], adopt, dry_run)
+    before = workspace.given_rules()
+    chosen = [dataset.name for dataset in datasets] if names else []
+    workspace = workspace.with_given(before.with_encode(given, chosen, reset=as_published))
+
+    def stage(workspace: Workspace, dataset: Dataset, **flags: bool) -> Outcome:
+        return images(workspace, dataset, options=options, **flags)
+
+    def keep() -> None:
+        if workspace.given_rules() != before:
+            for dataset in datasets:  # what is refused must not be remembered
+                stage(workspace, dataset, force=force, dry_run=True)
+            workspace.remember_rules(workspace.given_rules())
+
+    _run_stage(workspace, stage, datasets, as_json, before=keep, force=force, dry_run=dry_run)
 
 
 @command("normalize")
@@ -393,16 +449,19 @@ def status(as_json: AsJson = False) -> None:
 
 
 @command("run")
-def run(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def run(delete_parts: DeleteParts = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Do everything that is missing.
 
-    From download to check; goes on wherever an earlier run stopped."""
+    From download to check; goes on wherever an earlier run stopped.
+
+    With --delete-parts archives come and go a few at a time, for a disk that cannot hold them all.
+    """
     from prep.cli import show
     from prep.cli.running import run_workspace
 
     workspace = _workspace()
     with workspace.exclusive(), show.bars(as_json):
-        errors = run_workspace(workspace, dry_run=dry_run, as_json=as_json)
+        errors = run_workspace(workspace, delete_parts=delete_parts, dry_run=dry_run, as_json=as_json)
     if errors:
         raise typer.Exit(1)
 

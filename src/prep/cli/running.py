@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from prep.cli import document, show
@@ -14,14 +15,14 @@ from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
 
-def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool:
+def run_workspace(workspace: Workspace, *, delete_parts: bool = False, dry_run: bool, as_json: bool) -> bool:
     """Do everything that is missing; whether the check found errors.
 
     Raises:
         PrepError: some dataset or table failed; the others are done all the same.
     """
     failures = Failures()
-    outcomes = _tell(workspace, failures, dry_run, as_json)
+    outcomes = _tell(run_line(workspace, failures, delete_parts=delete_parts, dry_run=dry_run), as_json)
     if dry_run:
         failures.raise_all()
         show.run_result(outcomes, None, None, False, as_json)
@@ -40,11 +41,11 @@ def run_workspace(workspace: Workspace, *, dry_run: bool, as_json: bool) -> bool
     return bool(report.errors)
 
 
-def _tell(workspace: Workspace, failures: Failures, dry_run: bool, as_json: bool) -> list[Outcome]:
+def _tell(line: Iterable[Outcome], as_json: bool) -> list[Outcome]:
     """Run the line, telling what changes; what was up to date before is not worth a line, but for a slice."""
     outcomes: list[Outcome] = []
     document.put({"outcomes": outcomes})
-    for outcome in run_line(workspace, failures, dry_run=dry_run):
+    for outcome in line:
         outcomes.append(outcome)
         is_slice = outcome.stage == "download" and "slice" in (outcome.manifest.facts if outcome.manifest else ())
         if not as_json and (outcome.state != "up to date" or is_slice):

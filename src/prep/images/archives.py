@@ -1,88 +1,184 @@
-"""Images out of tar and zip parts, in the archive's order, one at a time.
+"""Images out of tars and zips, compressed or not, whole or cut into parts, sound or broken.
 
 Member names are hostile: they never become a path before `safe_member` has taken them.
 """
 
 from __future__ import annotations
 
-import tarfile
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, Self
 
 from prep.errors import DataError
+from prep.images import tars, zips
+from prep.images.entries import Damaged, Entry, NoArchive
+from prep.images.joined import JoinedFile
+from prep.images.parts import archive_stem as archive_stem
+from prep.images.parts import group_parts as group_parts
 from prep.images.probe import MAX_IMAGE_BYTES
+from prep.images.unpacked import MAGIC, Unpacked
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+SHARE_BYTES = 1 << 30  # of an archive that can be read from anywhere, for one worker
 
 MAX_NAME_BYTES = 800  # of S3's 1,024 for a key, which has a prefix before it
 MAX_STEP_BYTES = 200  # of the 255 that file systems allow, which hold an extension and `.tmp` too
 
-Member = tuple[str, bytes | None]  # name, and the bytes; None for a member over the cap
+_ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
 
-def image_members(path: Path) -> Iterator[Member]:
-    """Every regular member with an image's extension: its name as it stands, and its bytes.
+@dataclass(frozen=True)
+class Member:
+    """An image of an archive, or a stretch of the archive that cannot be read.
+
+    Attributes:
+        name: as the publisher means it, with what a zip escapes decoded; of a stretch `bytes 1,024 to 9,999`, or
+            `bytes 1,024 on` where the archive is cut.
+        data: None where the status is not `ok`.
+        status: `ok`, `too_large` (over MAX_IMAGE_BYTES), `damaged` (named, but its bytes cannot be read to the end
+            or are wrong), `lost` (a stretch; nobody knows what was in it).
+        error: what is wrong.
+    """
+
+    name: str
+    data: bytes | None
+    status: str
+    error: str | None = None
+
+
+def count_shares(paths: Sequence[Path]) -> int:
+    """Into how many pieces of work an archive is cut: those that can be read from anywhere, one for each SHARE_BYTES.
+
+    Args:
+        paths: the archive's parts, in order.
+    """
+    with JoinedFile(paths) as file:
+        return _count_shares(file, _kind(file))
+
+
+def read_members(paths: Sequence[Path], share: int = 0, *, skip: int = 0) -> Iterator[Member]:
+    """Images of one share of an archive, in its order; all shares together give each once.
+
+    Of members with one name the last counts, as when an archive is unpacked; in a compressed tar all come, since what
+    follows is not known. Links, folders, sparse files and macOS's own files are passed over.
+
+    Args:
+        paths: the archive's parts, in order.
+        skip: leave out so many members without reading their bytes.
 
     Raises:
-        DataError: the file is not a tar or zip, or breaks off.
+        DataError: nothing of it can be read as an archive.
+        OSError: the disk's own.
     """
-    with readable(path):
-        # A tar that ends with a zip among its members looks like that zip.
-        is_zip = zipfile.is_zipfile(path) and not tarfile.is_tarfile(path)
-        yield from _zip_members(path) if is_zip else _tar_members(path)
+    with JoinedFile(paths) as file, archive_errors(paths[0]):
+        kind = _kind(file)
+        span = range(share * SHARE_BYTES, (share + 1) * SHARE_BYTES)
+        if share == _count_shares(file, kind) - 1:
+            span = range(span.start, 1 << 64)
+        entries: Iterable[Entry]
+        if kind == "zip":
+            entries, read = _zip_entries(file, span), partial(zips.read, file)
+        elif kind in MAGIC:
+            source = Unpacked(file, kind)
+            entries, read = filter(_is_wanted, tars.walk(source)), partial(tars.read, source)
+        else:
+            entries, read = _in_span(tars.walk(file), span), partial(tars.read, file)
+        for entry in islice(entries, skip, None):
+            yield _member(entry, read)
 
 
-def _tar_members(path: Path) -> Iterator[Member]:
-    with open_tar(path, "r|*") as archive:
-        for member in archive:
-            if not member.isfile() or not _is_image(member.name):
-                continue
-            archive.members = []  # type: ignore[attr-defined]  # else the whole listing stays in memory
-            if member.size > MAX_IMAGE_BYTES:
-                yield member.name, None
-                continue
-            file = archive.extractfile(member)
-            data = file.read() if file else b""
-            if len(data) != member.size:
-                raise tarfile.ReadError(f"member {member.name} breaks off")
-            yield member.name, data
+@contextmanager
+def archive_errors(path: Path) -> Iterator[None]:
+    """Turn what is no archive into a DataError that names it and says what it begins with."""
+    try:
+        yield
+    except NoArchive as error:
+        with path.open("rb") as file:
+            start = file.read(16)
+        raise DataError(
+            f"{path} cannot be read as an archive to its end: {error} (it begins with {start!r})",
+            "Delete it and run `prep download` again; if it stays so, the publisher's file is broken.",
+        ) from error
 
 
-class _Header(tarfile.TarInfo):
-    """A tar's header; a broken one is an error, where the standard library takes it for the end of the archive."""
+def tar_source(file: JoinedFile) -> tars.Source:
+    """The tar in a file, unpacked while it is read where it is compressed.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """The header in one block; zeros end an archive, and so does the end of the file."""
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf.strip(b"\0"):
-                raise tarfile.ReadError(f"a member's header is broken ({error})") from error
-            raise
+    Raises:
+        NoArchive: it is a zip.
+    """
+    kind = _kind(file)
+    if kind == "zip":
+        raise NoArchive("it is a zip and no tar")
+    return Unpacked(file, kind) if kind in MAGIC else file
 
 
-def open_tar(path: Path, mode: Literal["r:*", "r|*"]) -> tarfile.TarFile:
-    """A tar, compressed or not, whose broken headers are errors and whose names are valid text."""
-    return tarfile.open(path, mode, tarinfo=_Header, errors="replace")
+def _kind(file: JoinedFile) -> str:
+    """What an archive is, by its content: `tar`, `zip`, what a tar is compressed with, or `` for none of these."""
+    start = file.pread(tars.BLOCK, 0)
+    for kind, magic in MAGIC.items():
+        if start.startswith(magic):
+            return kind
+    if tars.begins(start):
+        return "tar"
+    if start.startswith(_ZIP_STARTS):
+        return "zip"
+    # A tar's own beginning may be broken and a zip stand at its end.
+    is_zip = zips.find_directory(file) is not None and not tars.has_member(file, tars.SEARCH_BYTES)
+    return "zip" if is_zip else ""
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.is_dir() or not _is_image(info.filename):
-                continue
-            # The size a zip announces may lie; reading one byte past the cap finds out.
-            with archive.open(info) as file:
-                data = file.read(MAX_IMAGE_BYTES + 1)
-            yield info.filename, data if len(data) <= MAX_IMAGE_BYTES else None
+def _count_shares(file: JoinedFile, kind: str) -> int:
+    return -(-file.size // SHARE_BYTES) if kind in ("tar", "zip") else 1
+
+
+def _zip_entries(file: JoinedFile, span: range) -> list[Entry]:
+    directory = zips.find_directory(file)
+    if directory is not None:
+        with suppress(zips.BrokenDirectory):
+            return _in_span(zips.walk_directory(file, directory), span)
+    return _in_span(zips.walk_headers(file), span)
+
+
+def _in_span(entries: Iterable[Entry], span: range) -> list[Entry]:
+    """Those wanted whose header begins within `span`; of one name only the last of the whole archive."""
+    found: dict[str, Entry] = {}
+    for entry in entries:
+        if _is_wanted(entry):
+            found.pop(entry.name, None)
+            if entry.at in span:
+                found[entry.name] = entry
+    return list(found.values())
+
+
+def _is_wanted(entry: Entry) -> bool:
+    return entry.is_lost or (entry.is_file and _is_image(entry.name))
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    stem, _, extension = name.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{extension.lower()}" in IMAGE_SUFFIXES and not is_litter(name)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is one of those that macOS adds to an archive: `__MACOSX/._a.jpg`, `.DS_Store`."""
+    *folders, file = name.split("/")
+    return file.startswith("._") or file == ".DS_Store" or "__MACOSX" in folders
+
+
+def _member(entry: Entry, read: Callable[[Entry], bytes]) -> Member:
+    if entry.error is not None:
+        return Member(entry.name, None, "lost" if entry.is_lost else "damaged", entry.error)
+    if entry.size > MAX_IMAGE_BYTES:
+        return Member(entry.name, None, "too_large")
+    try:
+        return Member(entry.name, read(entry), "ok")
+    except Damaged as error:
+        return Member(entry.name, None, "damaged", str(error))
 
 
 def safe_member(name: str) -> str | None:
@@ -101,14 +197,6 @@ def split_member(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def archive_stem(part: str) -> str:
-    """A part's path without the endings of an archive: names its images' folder, and qualifies their keys."""
-    name = part
-    for suffix in (".gz", ".tgz", ".tar", ".zip"):
-        name = name.removesuffix(suffix)
-    return name
-
-
 def image_key(kind: str, archive: str, member: str) -> str:
     """The key of an archive's member (see ArchiveImages)."""
     path = PurePosixPath(member)
@@ -117,17 +205,3 @@ def image_key(kind: str, archive: str, member: str) -> str:
     if kind == "part-member":
         return f"{archive}/{path.with_suffix('')}"
     return str(path)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn whatever reading an archive raises into a DataError that names it and says what it begins with."""
-    try:
-        yield
-    except Exception as error:  # the standard library's readers raise almost anything on hostile bytes
-        with path.open("rb") as file:
-            start = file.read(16)
-        raise DataError(
-            f"{path} cannot be read as an archive to its end: {error} (it begins with {start!r})",
-            "Delete it and run `prep download` again; if it stays so, the publisher's file is broken.",
-        ) from error

@@ -1,4 +1,4 @@
-"""Images from addresses: many at once, politely, and never from where they must not come.
+"""Images from addresses: many at once, politely, never from where they must not come, and never without an end.
 
 Every address ends in one `Fetched`: bytes, or the class of what went wrong.
 """
@@ -7,150 +7,355 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import ssl
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+import resource
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
+from prep.config import Fetch
+from prep.images.addresses import Address, follow, parse_address
+from prep.images.names import Names, UnknownName
+from prep.images.request import USER_AGENT, Answer, Fetched, Request
+from prep.images.transfers import Transfers
+from prep.images.turns import Host, Job, Turns
+from prep.web import may_connect, proxy_addresses
 
-import prep
-from prep.images.probe import MAX_IMAGE_BYTES
-from prep.web import may_connect, retry_after
+__all__ = ["USER_AGENT", "Fetched", "Keep", "fetch_all"]
 
-CONCURRENCY = 64
-PER_HOST = 8
-ATTEMPTS = 3
 MAX_REDIRECTS = 5
-TIMEOUT_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 10.0
-USER_AGENT = f"Mozilla/5.0 (compatible; prep/{prep.__version__}; dataset preparation)"
-OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex"}
+MAX_ERROR_BYTES = 300
 RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
+WINDOW = 8  # addresses read ahead, as a multiple of the connections
+WATCH_SECONDS = 30.0  # beyond twice `Fetch.seconds`, an address under way is given up whatever holds it
+_OTHER_FILES = 256  # which this process may have open beside its connections
+
+_GIVEN_UP = Fetched("timeout", error="given up by the watchdog: nothing came of it, not even an error")
+T = TypeVar("T")
+Keep = Callable[[int, Fetched], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """What came of one address: `status` is `ok` or an error class, `error` its detail."""
+def fetch_all(urls: Iterable[str], keep: Keep, fetch: Fetch, *, allow_private_hosts: bool, share: int = 1) -> None:
+    """Fetch every address and hand each result, with its place in `urls`, to `keep` as it comes.
 
-    status: str
-    data: bytes = b""
-    error: str | None = None
-    retry_after: float | None = None
+    `urls` is read as there is room: at most `fetch.connections` bodies and eight times as many addresses are in
+    memory. An image whose result `keep` has not taken yet holds its connection's place.
 
-
-class _BlockedAddress(OSError):
-    """The address is private, loopback, link-local or otherwise not public."""
-
-
-def fetch_all(urls: Iterable[str], on_fetched: Callable[[int, Fetched], None], *, allow_private_hosts: bool) -> None:
-    """Fetch every address and hand each result, with its place in `urls`, to `on_fetched` as it comes.
-
-    At most `CONCURRENCY` bodies are in memory at once. What `on_fetched` raises ends it.
+    Args:
+        keep: called once for each address; what it raises ends everything and comes out as itself.
+        share: how many processes fetch at the same time; `fetch.connections` and `fetch.per_host` are for all of them.
     """
-    try:
-        asyncio.run(_fetch_all(urls, on_fetched, allow_private_hosts))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    asyncio.run(_Run(urls, keep, fetch, allow_private_hosts, share).run())
 
 
-async def _fetch_all(
-    urls: Iterable[str], on_fetched: Callable[[int, Fetched], None], allow_private_hosts: bool
-) -> None:
-    queue = enumerate(urls)
-    # Beside the connector's own limit, so that waiting for one's turn at a busy host does not count as its timeout.
-    turns: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(PER_HOST))
-    connector = aiohttp.TCPConnector(
-        limit=CONCURRENCY,
-        limit_per_host=PER_HOST,
-        ttl_dns_cache=300,
-        socket_factory=partial(_socket, allow_private_hosts),
-    )
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS, sock_connect=10)
-    headers = {"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5"}
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
-
-        async def work() -> None:
-            for place, url in queue:
-                async with turns["/".join(url.split("/", 3)[:3])]:
-                    fetched = await _fetch(session, url)
-                on_fetched(place, fetched)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENCY):
-                group.create_task(work())
+class _Stopped(Exception):
+    """Ends all workers; `_Run.failure` says why."""
 
 
-def _socket(allow_private_hosts: bool, address: tuple[Any, ...]) -> socket.socket:
-    """Open a socket for a resolved address, the one that will be connected to, unless it must not be."""
-    family, kind, protocol, _, target = address
-    if not may_connect(str(target[0]), allow_private_hosts=allow_private_hosts):
-        # The same words for every address of a name: only then does aiohttp raise the error itself, not a list of them.
-        raise _BlockedAddress("not a public address")
-    return socket.socket(family, kind, protocol)
+class _Run:
+    """One call of `fetch_all`.
+
+    Addresses become jobs, up to a window of them, which wait in `turns` for their host: until its name is looked up,
+    a pause has passed, one of its places is free. Workers, one for each connection, take one after the other. What is
+    to be asked again, or elsewhere, goes back to `turns`; what needs no asking goes to `settled`.
+    """
+
+    def __init__(self, urls: Iterable[str], keep: Keep, fetch: Fetch, allow_private_hosts: bool, share: int) -> None:
+        self.urls = enumerate(urls)
+        self.keep, self.fetch, self.allow_private_hosts = keep, fetch, allow_private_hosts
+        self.connections = _within_open_files(max(1, fetch.connections // share))
+        self.turns = Turns(max(1, fetch.per_host // share), self.wake_one)
+        self.settled: deque[tuple[int, Fetched]] = deque()
+        self.unfinished = 0  # read, and not on the way to `keep` yet
+        self.is_read = self.is_over = False
+        self.idle: deque[asyncio.Future[None]] = deque()
+        self.under_way: dict[asyncio.Task[None], float] = {}  # what asks a host or for its name, and since when
+        self.given_up: set[asyncio.Task[None]] = set()
+        self.failure: BaseException | None = None
+        self.proxies = {scheme: url for scheme, url in getproxies().items() if scheme != "no"}
+        self.proxy_ips = proxy_addresses() if self.proxies else set()
+
+    async def run(self) -> None:
+        """Do it all."""
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(self._on_broken)
+        self.broken: asyncio.Future[None] = self.loop.create_future()
+        self.names = Names(seconds=self.fetch.seconds)
+        self.transfers = Transfers(2 * self.connections)
+        try:
+            async with asyncio.TaskGroup() as self.tasks:
+                watch = self.tasks.create_task(self._watch())
+                await asyncio.wait([self.tasks.create_task(self._work()) for _ in range(self.connections)])
+                watch.cancel()
+        except BaseExceptionGroup as errors:
+            self.failure = self.failure or errors.exceptions[0]
+        finally:
+            self.is_over = True
+            self.transfers.retire()
+            await self.names.close()
+            if self.broken.done():
+                self.broken.exception()  # seen
+        if self.failure is not None:
+            raise self.failure
+
+    # -- workers -----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Take what is next, until there is nothing any more."""
+        with ExitStack() as requests:
+            request: Request | None = None
+            while (turn := await self._next()) is not None:
+                if not isinstance(turn, Job):
+                    await self._give(*turn)
+                    await asyncio.sleep(0)  # thousands of these in a row must not hold up what is under way
+                    continue
+                if request is None:
+                    request = Request(
+                        self.fetch, allow_private_hosts=self.allow_private_hosts, proxy_ips=self.proxy_ips
+                    )
+                    requests.callback(request.close)
+                answer = await self._watched(self._ask(turn, request))
+                if answer is None:
+                    request = None
+                    self.turns.release(turn.host)
+                    self._settle(turn, _GIVEN_UP)
+                elif fetched := self._judge(turn, answer):
+                    turn.host.jobs -= 1
+                    await self._give(turn.place, fetched)
+
+    async def _next(self) -> Job | tuple[int, Fetched] | None:
+        """A job to do, or a result to hand over, as soon as there is one; None when there will be none."""
+        while True:
+            while not self.is_read and self.unfinished < WINDOW * self.connections:
+                self._read()
+            if self.settled:
+                return self.settled.popleft()
+            if job := self.turns.take():
+                return job
+            if self.is_read and not self.unfinished:
+                return None
+            woken = self.loop.create_future()
+            self.idle.append(woken)
+            await woken
+
+    async def _give(self, place: int, fetched: Fetched) -> None:
+        """Hand a result over."""
+        self.unfinished -= 1
+        if self.is_read and not self.unfinished:
+            while self.idle:
+                self.wake_one()
+        if fetched.error is not None:
+            # A host's words need not be text that a parquet file can hold.
+            text = fetched.error.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
+            fetched = replace(fetched, error=text)
+        try:
+            await self.keep(place, fetched)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise
+            self.failure = self.failure or error
+            raise _Stopped from error
+
+    def wake_one(self) -> None:
+        """Let an idle worker look for work."""
+        while self.idle:
+            woken = self.idle.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                return
+
+    # -- jobs --------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Make a job of the next address."""
+        place, url = next(self.urls, (0, None))
+        if url is None:
+            self.is_read = True
+            return
+        self.unfinished += 1
+        try:
+            address = parse_address(url)
+        except ValueError as error:
+            self.settled.append((place, Fetched("bad_url", error=str(error))))
+            return
+        host = self.turns.host(address)
+        host.jobs += 1
+        self._enter(Job(place, address, address, host))
+
+    def _enter(self, job: Job, is_next: bool = False) -> None:
+        """Let a job wait for its turn, unless its result is known without asking."""
+        if self.is_over:  # a pause was still to pass
+            return
+        host, address = job.host, job.address
+        fetched: Fetched | None = None
+        if host.is_dead(self.loop.time()):
+            fetched = host.dead
+        elif address.is_ip:
+            # Checked again when it is connected to, but a proxy would do that for us.
+            if host.ips or may_connect(address.host, allow_private_hosts=self.allow_private_hosts):
+                host.ips = (address.host,)
+            else:
+                fetched = Fetched("blocked_address", error="not a public address")
+        elif not (host.is_looked_up or self._proxy(address)):
+            known = self.names.known(address.host)
+            if known is None:
+                self._start_lookup(host, address.host)
+            elif isinstance(known, UnknownName):
+                fetched = Fetched("dns", error=f"{known} (asked a short while ago)")
+            else:
+                host.ips = known
+        if fetched is None:
+            self.turns.add(job, is_next=is_next)
+        else:
+            self._settle(job, fetched)
+
+    def _settle(self, job: Job, fetched: Fetched) -> None:
+        """End a job that no worker has."""
+        job.host.jobs -= 1
+        self.settled.append((job.place, fetched))
+        self.wake_one()
+
+    def _start_lookup(self, host: Host, name: str) -> None:
+        host.is_looked_up = True
+        self.turns.hold(host)
+        self.tasks.create_task(self._look_up(host, name))
+
+    async def _look_up(self, host: Host, name: str) -> None:
+        """Find a host's IP addresses; its jobs wait for that."""
+        host.dead = _GIVEN_UP
+        try:
+            host.ips = await self._watched(self.names.addresses(name)) or ()
+        except UnknownName as error:
+            host.ips, host.dead = (), Fetched("dns", error=str(error))
+        if not host.ips:
+            self._settle_all(host)
+        host.is_looked_up = False
+        self.turns.let_go(host)
+
+    def _settle_all(self, host: Host) -> None:
+        """End all that wait for a host that cannot be reached."""
+        while host.waiting:
+            self._settle(host.waiting.popleft(), host.dead)
+
+    def _proxy(self, address: Address) -> str:
+        """The proxy that the environment names for an address, or ""."""
+        if not self.proxies or proxy_bypass(f"{address.host}:{address.port}"):
+            return ""
+        return self.proxies.get(address.scheme) or self.proxies.get("all", "")
+
+    # -- attempts ----------------------------------------------------------------------------------------------
+
+    async def _ask(self, job: Job, request: Request) -> Answer:
+        """Ask a job's host, and learn from the answer."""
+        host, started = job.host, self.loop.time()
+        proxy = self._proxy(job.address)
+        ip = "" if proxy else host.ip
+        seconds = self.fetch.seconds - job.spent_seconds
+        answer = await request.get(self.transfers, job.address, ip, proxy, seconds)
+        now = self.loop.time()
+        job.spent_seconds += now - started
+        if not proxy and host.learn(ip, answer, started, now):
+            self._settle_all(host)
+        self.turns.release(host)
+        return answer
+
+    def _judge(self, job: Job, answer: Answer) -> Fetched | None:
+        """The job's result; None if it goes on."""
+        fetched, pause = answer.fetched, answer.pause_seconds
+        if answer.location is not None:
+            return self._redirect(job, answer.location)
+        if pause is not None:
+            pause = min(pause, MAX_PAUSE_SECONDS)
+            self.turns.hold(job.host)
+            self.loop.call_later(pause, self.turns.let_go, job.host)
+        if answer.reach in ("no way", "unreached") and job.unreached + 1 < len(job.host.ips):
+            job.unreached += 1
+            self._enter(job, is_next=True)  # at its next IP address
+            return None
+        is_last = job.attempt + 1 >= self.fetch.attempts or job.host.is_dead(self.loop.time())
+        if fetched.status not in RETRIED or is_last:
+            return fetched
+        job.attempt += 1
+        if pause is None:
+            pause = min(0.25 * 4**job.attempt * random.uniform(0.5, 1.0), MAX_PAUSE_SECONDS)
+        job.hops, job.unreached, job.spent_seconds = 0, 0, 0.0
+        self._send(job, job.first)
+        self.loop.call_later(pause, self._enter, job, True)
+        return None
+
+    def _redirect(self, job: Job, location: str) -> Fetched | None:
+        """Follow a redirect ourselves, so that its host has its turn and its address is checked."""
+        if job.hops == MAX_REDIRECTS:
+            return Fetched("redirects", error=f"more than {MAX_REDIRECTS} redirects")
+        try:
+            address = follow(job.address.url, location)
+        except ValueError as error:
+            return Fetched("bad_url", error=str(error))
+        job.hops, job.unreached = job.hops + 1, 0
+        self._send(job, address)
+        self._enter(job, is_next=True)
+        return None
+
+    def _send(self, job: Job, address: Address) -> None:
+        """Give a job another address."""
+        job.host.jobs -= 1
+        job.address, job.host = address, self.turns.host(address)
+        job.host.jobs += 1
+
+    # -- the watchdog ------------------------------------------------------------------------------------------
+
+    async def _watched(self, asking: Awaitable[T]) -> T | None:
+        """Wait for what asks a host or for its name; None if the watchdog gives it up."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.under_way[task] = self.loop.time()
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            if task not in self.given_up or task.uncancel():
+                raise
+            self.given_up.discard(task)
+            return None
+        finally:
+            del self.under_way[task]
+
+    async def _watch(self) -> None:
+        """Give up what has been under way for longer than any time limit allows: something is wrong, and not there.
+
+        Whatever comes after gets fresh handles and connections.
+        """
+        longest = 2 * self.fetch.seconds + WATCH_SECONDS
+        while True:
+            await asyncio.wait([self.broken], timeout=longest / 8)
+            if self.broken.done():
+                self.broken.result()
+            late = [task for task, since in self.under_way.items() if self.loop.time() - since > longest]
+            if late:
+                self.transfers.retire()
+                self.transfers = Transfers(2 * self.connections)
+            for task in late:
+                self.given_up.add(task)
+                task.cancel()
+
+    def _on_broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End everything for an error that came up where nobody waits for it, rather than wait for ever."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and not self.broken.done():
+            self.broken.set_exception(error)
+        else:
+            loop.default_exception_handler(context)
 
 
-async def _fetch(session: aiohttp.ClientSession, url: str) -> Fetched:
-    """Fetch one address, again where the failure may pass."""
-    for attempt in range(1, ATTEMPTS + 1):
-        fetched = await _attempt(session, url)
-        if fetched.status not in RETRIED or attempt == ATTEMPTS:
-            break
-        back_off = 0.25 * 4**attempt * random.uniform(0.5, 1.0)
-        await asyncio.sleep(min(back_off if fetched.retry_after is None else fetched.retry_after, MAX_PAUSE_SECONDS))
-    # A host's words need not be text that a parquet file can hold.
-    return replace(fetched, error=fetched.error and fetched.error.encode(errors="replace").decode()[:300])
-
-
-async def _attempt(session: aiohttp.ClientSession, url: str) -> Fetched:
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            return await _follow(session, url)
-    except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-        return Fetched("timeout", error=str(error) or None)
-    except aiohttp.ClientConnectorDNSError as error:
-        return Fetched("dns", error=str(error.os_error))
-    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-        return Fetched("tls", error=str(error))
-    except aiohttp.ClientConnectorError as error:
-        blocked = isinstance(error.os_error, _BlockedAddress)
-        return Fetched("blocked_address" if blocked else "connect", error=str(error.os_error))
-    except _BlockedAddress as error:
-        return Fetched("blocked_address", error=str(error))
-    except aiohttp.ClientPayloadError as error:
-        return Fetched("truncated", error=str(error))
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
-        return Fetched("bad_url", error=str(error))
-    except (aiohttp.ClientError, OSError) as error:
-        return Fetched("connect", error=str(error) or type(error).__name__)
-
-
-async def _follow(session: aiohttp.ClientSession, url: str) -> Fetched:
-    """Follow redirects ourselves, so that every hop is http(s) and its address is checked."""
-    for _ in range(MAX_REDIRECTS + 1):
-        if urlsplit(url).scheme.lower() not in ("http", "https"):
-            return Fetched("bad_url", error=f"not an http(s) address: {url[:200]}")
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status not in (301, 302, 303, 307, 308):
-                return await _read(response)
-            url = urljoin(url, response.headers.get("Location", ""))
-    return Fetched("redirects", error=f"more than {MAX_REDIRECTS} redirects")
-
-
-async def _read(response: aiohttp.ClientResponse) -> Fetched:
-    if response.status != 200:
-        status = "http_5xx" if response.status >= 500 else f"http_{response.status}"
-        return Fetched(status, error=response.reason, retry_after=retry_after(response.headers.get("Retry-After", "")))
-    tags = ",".join(response.headers.getall("X-Robots-Tag", [])).lower().replace(":", ",").split(",")
-    if OPT_OUTS & {tag.strip() for tag in tags}:
-        return Fetched("opted_out", error=f"X-Robots-Tag: {response.headers['X-Robots-Tag'][:100]}")
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        data += chunk
-        if len(data) > MAX_IMAGE_BYTES:
-            return Fetched("too_large", error=f"more than {MAX_IMAGE_BYTES} bytes")
-    return Fetched("ok", bytes(data))
+def _within_open_files(connections: int) -> int:
+    """As many connections as this process may open files for; its limit is raised where that is allowed."""
+    wanted = 2 * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(connections, max(1, (soft - _OTHER_FILES) // 2))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prep.files import atomic_path
-from prep.images.probe import EXTENSIONS, probe
-from prep.images.store import Store
-from prep.sql import TASK_KEY
+from prep.config import Encode
+from prep.images.encode import Undecodable, decode_problem, encode
+from prep.images.probe import EXTENSIONS, Probe, probe
 
 OK = "ok"
+UNDECODABLE = "undecodable"  # the header is right, the pixels are not
 _FORMAT_OF = {extension: format_ for format_, extension in EXTENSIONS.items()} | {".jpeg": "JPEG", ".tiff": "TIFF"}
 
 SCHEMA = pa.schema(
@@ -25,9 +25,12 @@ SCHEMA = pa.schema(
         ("path", pa.string()),  # below the image store's root; null without an image
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("displayed_width", pa.int32()),  # with EXIF's rotation, which the trainer does not apply
+        ("displayed_height", pa.int32()),
         ("format", pa.string()),
         ("size_bytes", pa.int64()),
         ("sha256", pa.string()),
+        ("decoded", pa.bool_()),  # whether every pixel was looked at, or the header and the end alone
         ("source", pa.string()),  # the address, or the archive member
         ("error", pa.string()),
     ]
@@ -44,38 +47,74 @@ class IndexRow:
     path: str | None = None
     width: int | None = None
     height: int | None = None
+    displayed_width: int | None = None
+    displayed_height: int | None = None
     format: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    decoded: bool = False
     error: str | None = None
 
 
-def store_image(store: Store, image_key: str, name: str, source: str, data: bytes) -> IndexRow:
-    """Probe `data`, store it as `name`, and describe it; only images that can be read to their end are stored.
+def describe(
+    image_key: str, name: str, source: str, data: bytes, how: Encode, *, verify: bool = False, min_side: int = 1
+) -> tuple[IndexRow, bytes]:
+    """Look at an image and decide what is stored of it: its row of the index, and the bytes to store at `row.path`.
 
-    A name whose extension is not what the content deserves gets the right one on top (`a.png` that is a JPEG:
-    `a.png.jpg`), so that two names never become one.
+    Only images that can be read to their end get a path. A name whose extension is not what the content deserves gets
+    the right one on top (`a.png` that is a JPEG: `a.png.jpg`), so that two names never become one.
+
+    Args:
+        how: what the stored image has to be; one that is so already keeps its bytes.
+        verify: decode every pixel.
+        min_side: pixels; an image with a shorter side is `too_small`.
     """
-    seen = probe(data)
-    row = IndexRow(image_key, seen.status, source, None, seen.width, seen.height, seen.format, len(data))
+    seen = probe(data, min_side=min_side)
+    decoded = False
+    if seen.status == OK:
+        try:
+            encoded = encode(data, seen, how)
+        except Undecodable as error:
+            return _row(image_key, source, seen, data, status=UNDECODABLE, error=str(error)), data
+        if encoded is not None:
+            data, decoded = encoded, True
+            seen = probe(data)
+        elif verify:
+            if problem := decode_problem(data):
+                return _row(image_key, source, seen, data, status=UNDECODABLE, error=problem), data
+            decoded = True
+    row = _row(image_key, source, seen, data, status=seen.status)
     if seen.status != OK:
-        return row
+        return row, data
     is_right = EXTENSIONS.get(_FORMAT_OF.get(PurePosixPath(name).suffix.lower(), "")) == seen.extension
     path = name if is_right else name + seen.extension
-    store.put(path, data)
-    return replace(row, path=path, sha256=hashlib.sha256(data).hexdigest())
+    return replace(row, path=path, sha256=hashlib.sha256(data).hexdigest(), decoded=decoded), data
 
 
-def write_index(target: Path, rows: Iterable[IndexRow], task: str) -> None:
-    """Write one shard of the index, whole or not at all."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
-    with atomic_path(target) as temporary:
-        pq.write_table(table.replace_schema_metadata({TASK_KEY: task}), temporary, compression="zstd")
+def _row(image_key: str, source: str, seen: Probe, data: bytes, *, status: str, error: str | None = None) -> IndexRow:
+    return IndexRow(
+        image_key,
+        status,
+        source,
+        width=seen.width,
+        height=seen.height,
+        displayed_width=seen.displayed_width,
+        displayed_height=seen.displayed_height,
+        format=seen.format,
+        size_bytes=len(data),
+        error=error,
+    )
 
 
 def read_index(paths: Sequence[Path]) -> pa.Table:
     """The rows of some shards as one Arrow table with `SCHEMA`'s columns."""
     return pa.concat_tables([pq.read_table(path, schema=SCHEMA) for path in paths] or [SCHEMA.empty_table()])
+
+
+def index_rows(shard: Path) -> Iterator[IndexRow]:
+    """The rows of one shard, a batch in memory at a time."""
+    for batch in pq.ParquetFile(shard).iter_batches(columns=SCHEMA.names):
+        yield from (IndexRow(**row) for row in batch.to_pylist())
 
 
 def count_statuses(path: Path) -> dict[str, int]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from prep.images.archives import open_tar, readable, split_member
+from prep.images import tars
+from prep.images.archives import archive_errors, is_litter, split_member, tar_source
+from prep.images.entries import Entry
+from prep.images.joined import JoinedFile
 
 BATCH_ROWS = 1_000
 MAX_TEXT_BYTES = 1 << 20
@@ -23,33 +26,41 @@ SCHEMA = pa.schema(
 )
 
 
-def read(part: Path) -> Iterator[pa.RecordBatch]:
+def read(part: Path, *more: Path) -> Iterator[pa.RecordBatch]:
     """Records of one tar in its order; image bytes are passed over.
 
+    A broken tar gives the records that can be saved: the index of its images says where it is broken.
+
+    Args:
+        more: the parts that follow, of a tar that is cut into several.
+
     Raises:
-        DataError: the file is not a tar, or breaks off.
+        DataError: the file is not a tar.
     """
-    records = _records(part)
+    records = _records((part, *more))
     while rows := list(islice(records, BATCH_ROWS)):
         yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
 
 
-def _records(part: Path) -> Iterator[dict[str, object]]:
+def _records(parts: tuple[Path, ...]) -> Iterator[dict[str, object]]:
     record: dict[str, object] = {}
     extensions: list[str] = []
-    with readable(part), open_tar(part, "r:*") as archive:
-        for member in archive:
-            if not member.isfile():
+    with JoinedFile(parts) as file, archive_errors(parts[0]):
+        source = tar_source(file)
+        for entry in tars.walk(source):
+            if not entry.is_file or is_litter(entry.name):
                 continue
-            key, extension = split_member(member.name)
+            key, extension = split_member(entry.name)
             if record and record["key"] != key:
                 yield {**record, "extensions": extensions}
                 extensions = []
             record = record if record and record["key"] == key else {"key": key}
             extensions.append(extension)
-            if extension in ("txt", "json") and member.size <= MAX_TEXT_BYTES:
-                file = archive.extractfile(member)
-                record[extension] = (file.read() if file else b"").decode("utf-8", "replace")
-            archive.members = []  # type: ignore[attr-defined]  # else the tar's whole listing stays in memory
+            if extension in ("txt", "json") and _is_whole_text(entry):
+                record[extension] = tars.read(source, entry).decode("utf-8", "replace")
     if record:
         yield {**record, "extensions": extensions}
+
+
+def _is_whole_text(entry: Entry) -> bool:
+    return entry.error is None and entry.size <= MAX_TEXT_BYTES

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import ssl
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
-from urllib.request import getproxies
 
 import pycurl
 
-from prep.web import USER_AGENT, may_connect
+from prep.web import USER_AGENT, CurlSocket, certificate_authorities, may_connect, proxy_addresses
 
 MAX_REDIRECTS = 10
 ATTEMPTS = 8
@@ -144,11 +139,11 @@ class Connection:
         if not (
             host in self._named
             or may_connect(host, allow_private_hosts=self._allow_private_hosts)
-            or host in _proxies()  # which then decides what may be reached
+            or host in proxy_addresses()  # which then decides what may be reached
         ):
             self._blocked = host
             return pycurl.SOCKET_BAD
-        return _Socket(family, kind, protocol)
+        return CurlSocket(family, kind, protocol)
 
     def _meaning(self, error: pycurl.error) -> Transient | Hopeless:
         """What a libcurl error means for another attempt."""
@@ -245,23 +240,6 @@ class _Request:
         return None
 
 
-class _Socket(socket.socket):
-    """A socket that pycurl duplicates and then drops; Python would complain that nobody closed it."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _proxies() -> set[str]:
-    """IP addresses of the proxies that the environment names."""
-    found: set[str] = set()
-    for url in set(getproxies().values()):
-        with suppress(OSError, ValueError):
-            address = urlsplit(url if "://" in url else f"http://{url}")
-            found |= {str(info[4][0]) for info in socket.getaddrinfo(address.hostname, address.port)}
-    return found
-
-
 @cache
 def _options() -> dict[int, Any]:
     """What holds for every request."""
@@ -280,23 +258,7 @@ def _options() -> dict[int, Any]:
         pycurl.COOKIEFILE: "",  # cookies are kept in memory: some hosts send a redirect back with one
         pycurl.NOSIGNAL: 1,
     }
-    authorities = _authorities()
+    authorities = certificate_authorities()
     if authorities:
         options[pycurl.CAINFO] = authorities
     return options
-
-
-def _authorities() -> str | None:
-    """The certificate authorities' file: the user's, this system's, or the one that comes with Python's clients.
-
-    The libcurl inside pycurl's wheels knows no file of its own on most systems.
-    """
-    paths = ssl.get_default_verify_paths()
-    named = (os.environ.get(name) for name in ("CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
-    places = [*named, paths.cafile, "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"]
-    for place in places:
-        if place and Path(place).is_file():
-            return place
-    import certifi
-
-    return certifi.where()

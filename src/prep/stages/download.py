@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from prep.stages.plan import TRANSFERS, Plan, PlannedPart, find_damaged, plan_do
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
+ADOPTED = "its images are in a folder already"
 UNFINISHED = re.compile(r"\.(.+)\.part(\.json(\.tmp)?)?")  # what transfers leave of the part `(1)`
 
 
@@ -61,6 +62,7 @@ def download(
     dry_run: bool = False,
     ask_sizes: bool = False,
     deadline: float | None = None,
+    at_most: int | None = None,
 ) -> Outcome:
     """Bring every part of `dataset`, or of a slice of it, into the workspace.
 
@@ -71,6 +73,7 @@ def download(
         dry_run: ask the publisher what there is, bring nothing, write nothing.
         ask_sizes: in a dry run, ask servers for sizes that the publisher's listing does not give.
         deadline: moment of `time.monotonic()` after which nothing goes on; what has come stays.
+        at_most: bring only so many more archives now; the manifest then says how many parts are `missing`.
 
     Raises:
         SourceError: no place can be reached, all refuse, or send other bytes than announced.
@@ -80,6 +83,8 @@ def download(
     if force and verify:
         raise UsageError("--force brings every part again, so --verify has nothing to look at", "Give one of them.")
     _check_time(dataset.name, deadline)
+    if workspace.adopted_parts(dataset) is not None and not dataset.tables:
+        return Outcome("download", dataset.name, "up to date", note=ADOPTED)
     complete = None if force else _complete(workspace, dataset, choice)
     shards = complete.shards if complete and verify else ()
     verified = [shard.name for shard in shards]
@@ -96,6 +101,7 @@ def download(
         verified=[name for name in verified if name not in damaged],
         ask_sizes=ask_sizes or not dry_run,
         deadline=deadline,
+        at_most=at_most,
     )
     if complete and not plan.missing and _is_what_is_wanted(complete, plan):
         return _up_to_date(workspace, dataset, complete, len(plan.parts) if verify else None, dry_run)
@@ -128,7 +134,8 @@ def _complete(workspace: Workspace, dataset: Dataset, choice: Slice | None) -> M
     if manifest is None or _place_of(workspace, dataset, manifest) is None:
         return None
     chosen, _ = _slice_of(dataset.name, manifest)
-    return manifest if chosen == wanted else None
+    is_adopted = manifest.facts.get("adopted") == workspace.adopted_parts(dataset)
+    return manifest if chosen == wanted and is_adopted and "missing" not in manifest.facts else None
 
 
 def _slice_of(name: str, manifest: Manifest) -> tuple[Slice, int]:
@@ -161,8 +168,8 @@ def _is_pinned(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> bo
 
 def _is_what_is_wanted(manifest: Manifest, plan: Plan) -> bool:
     names = [shard.name for shard in manifest.shards]
-    of = manifest.facts.get("slice") == plan.slice_facts.get("slice")
-    return of and names == [part.part.path for part in plan.parts]
+    of = {key: manifest.facts[key] for key in ("slice", "adopted", "missing") if key in manifest.facts}
+    return of == plan.slice_facts and names == [part.part.path for part in plan.parts]
 
 
 def _up_to_date(
@@ -205,6 +212,10 @@ def _notes(plan: Plan, verify: bool, dry_run: bool) -> list[str]:
         notes.append(_slice_note(plan.dataset.name, len(plan.parts), listed))
         if plan.others:
             notes.append(f"{_parts(len(plan.others))} outside it stay in {plan.folder}")
+    elif plan.left_out:
+        notes.append(f"{_parts(plan.left_out)} to come later")
+    elif plan.adopted:
+        notes.append(f"parts {plan.adopted} are not needed: {ADOPTED}")
     elif expected is not None and expected != listed:
         notes.append(f"the publisher has {listed} parts, {expected} were expected")
     if plan.place != plan.places.all[0]:
@@ -274,7 +285,8 @@ def _bring(workspace: Workspace, plan: Plan, deadline: float | None) -> tuple[Ma
     except SourceError:
         _check_time(name, deadline, f"; {len(finished):,} of {len(plan.parts):,} parts are there")
         raise
-    manifest = Manifest("download", tuple(finished[part.part.path] for part in plan.parts), facts)
+    shards = tuple(replace(finished[part.part.path], position=part.position) for part in plan.parts)
+    manifest = Manifest("download", shards, facts)
     workspace.lock(name, {**lock, "parts": len(manifest.shards), "size_bytes": manifest.size_bytes})
     write_manifest(folder, manifest)
     _remove_strays(plan)

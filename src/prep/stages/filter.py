@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from prep import sql
-from prep.config import ArchiveImages, Dataset, Rules, Table, UrlImages
+from prep.config import ArchiveImages, Dataset, GivenImages, Rules, Table, UrlImages
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
@@ -89,7 +89,7 @@ def filter_table(
     if normalized is None:
         return Outcome("filter", name, "waiting", note="normalize first")
     images_of = workspace.catalogue.dataset(table.images_from or dataset.name)
-    kind_of_images = images_of.images.kind if images_of.images else "archive"
+    kind_of_images = _kind_of_images(images_of)
     index = read_finished(workspace.index(images_of.name)) if kind_of_images != "given" else None
     if index is not None and index.facts["store"] != workspace.config.images:
         index = None  # its images are where prep.yaml no longer says
@@ -145,7 +145,7 @@ def _tasks(
                 table.kind,
                 columns,
                 rules,
-                images_of.images.kind if images_of.images else "archive",
+                _kind_of_images(images_of),
                 None if index is None else tuple(index_folder / fact.name for fact in facts),
                 tuple(fact.sha256 for fact in facts),
                 f"{workspace.image_root}/{images_of.name}",
@@ -156,6 +156,11 @@ def _tasks(
     return tasks
 
 
+def _kind_of_images(images_of: Dataset) -> str:
+    """`url`, `given`, or `archive`: how a sample finds its image in the index."""
+    return images_of.images.kind if isinstance(images_of.images, UrlImages | GivenImages) else "archive"
+
+
 def _facts_for(
     name: str, table: Table, images_of: Dataset, normalized: Manifest, number: int, index: Manifest
 ) -> tuple[Shard, ...]:
@@ -163,7 +168,8 @@ def _facts_for(
     images = images_of.images
     if isinstance(images, UrlImages):
         return index_shards(index, name, normalized.shards[number].name)
-    if isinstance(images, ArchiveImages) and images.key == "part-member" and table.images_from is None:
+    is_by_part = isinstance(images, ArchiveImages) and images.key == "part-member" and table.images_from is None
+    if is_by_part and "archives" in index.facts:
         pairs = zip(index.facts["archives"], index.shards, strict=True)
         return tuple(facts for archive, facts in pairs if archive == normalized.facts["parts"][number])
     return index.shards
@@ -244,7 +250,8 @@ def _with_image_facts(task: FilterTask) -> str:
     ]
     return f"""
         SELECT s.*{f" REPLACE ({', '.join(sizes)})" if sizes else ""},
-               {sql.text(task.image_root + "/")} || i.path AS {path}, i.status AS image_status
+               if(starts_with(i.path, '/'), i.path, {sql.text(task.image_root + "/")} || i.path) AS {path},
+               i.status AS image_status
         FROM {samples} s LEFT JOIN (
             SELECT DISTINCT ON ({IMAGE_KEY}) * FROM {sql.parquet_files(task.index)}
         ) i USING ({IMAGE_KEY})

@@ -3,240 +3,414 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from prep import sql
-from prep.config import ArchiveImages, Dataset, GivenImages, UrlImages
-from prep.errors import ConfigError, SourceError
-from prep.images.archives import archive_stem
+from prep.config import ArchiveImages, Dataset, FolderImages, GivenImages, ParquetImages, UrlImages
+from prep.errors import ConfigError, SourceError, UsageError, WorkspaceError
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
-from prep.manifest import Manifest, fingerprint, read_finished
+from prep.manifest import Manifest, Shard, read_finished, read_manifest
+from prep.progress import Bar
 from prep.schema import IMAGE_KEY, ROW, URL
-from prep.stages.shards import Outcome, ShardTask, build_shards, fingerprint_in
+from prep.stages.freeing import Freeing, check_not_needed
+from prep.stages.image_tasks import (
+    ArchiveTask,
+    FolderTask,
+    ImageTask,
+    ParquetTask,
+    PartsTask,
+    StoreSpec,
+    UrlTask,
+    is_retried,
+    make_from_urls,
+    make_local,
+)
+from prep.stages.shards import Outcome, build_shards, fingerprint_in
 from prep.workspace import Workspace, shard_name
 
-if TYPE_CHECKING:
-    from prep.images.index import IndexRow
+TaskT = TypeVar("TaskT", bound=ImageTask)
 
-VERSION = 1  # raise when the same inputs give other bytes
-HOPELESS = 10  # so many addresses, none reached, are no accident
+FOLDER_FILES = 20_000  # of an adopted folder in one shard
+MIN_SUCCESS = 0.1  # of the first addresses of a dataset; where lists are alive it is 0.6 to 0.95
 
 
 @dataclass(frozen=True)
-class StoreSpec:
-    """Where a dataset's images are kept, as plain data for a worker.
+class ImageOptions:
+    """What one run of the stage is asked beside making what is missing.
 
     Attributes:
-        name: the place as prep.yaml names it, which stays the same when a workspace is moved.
+        all_rows: fetch every row's image, not only those of rows that pass the filter.
+        retry: statuses of addresses that are to be fetched again.
+        verify: read every stored image back and decode it.
+        delete_parts: delete each archive once its images are stored.
+        min_success: share of a dataset's first addresses that has to give an image; 0 for any.
     """
 
-    name: str
-    root: str
-    dataset: str
-    s3_endpoint: str | None
-
-    @classmethod
-    def of(cls, workspace: Workspace, dataset: Dataset) -> StoreSpec:
-        """The place for a dataset's images in a workspace."""
-        config = workspace.config
-        return cls(config.images, workspace.image_root, dataset.name, config.s3_endpoint)
+    all_rows: bool = False
+    retry: tuple[str, ...] = ()
+    verify: bool = False
+    delete_parts: bool = False
+    min_success: float = MIN_SUCCESS
 
 
-@dataclass(frozen=True)
-class ArchiveTask(ShardTask):
-    """The images of one archive."""
-
-    archive: Path
-    archive_sha256: str
-    stem: str
-    key: str
-    store: StoreSpec
-    output: Path
-
-    @property
-    def fingerprint(self) -> str:
-        """Everything the shard and its images are made from."""
-        store = (self.store.name, self.store.s3_endpoint)
-        return fingerprint([VERSION, self.archive_sha256, self.stem, self.key, store])
-
-
-@dataclass(frozen=True)
-class UrlTask(ShardTask):
-    """The images of `CHUNK_ROWS` rows of a shard of samples.
-
-    Which of the rows are fetched depends on the filter and changes with it, so the fingerprint names the place of
-    the rows alone: a chunk is made again only when a row that passes the filter is not in its index yet, and then
-    only that row is fetched.
-    """
-
-    table: str
-    shard: str
-    chunk: int
-    filtered: Path
-    dropped: Path
-    store: StoreSpec
-    allow_private_hosts: bool
-    refetch: bool
-    output: Path
-
-    @property
-    def fingerprint(self) -> str:
-        """Which rows, and where their images are kept."""
-        store = (self.store.name, self.store.s3_endpoint)
-        return fingerprint([VERSION, self.table, self.shard, self.chunk, CHUNK_ROWS, store])
-
-
-def images(workspace: Workspace, dataset: Dataset, *, force: bool = False, dry_run: bool = False) -> Outcome:
+def images(
+    workspace: Workspace,
+    dataset: Dataset,
+    *,
+    options: ImageOptions = ImageOptions(),
+    force: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
     """Store the images of `dataset` and index them.
 
     Archive datasets need their parts downloaded; address datasets need their tables filtered, because only rows
     that passed the filter are fetched. Until then the outcome is `waiting`.
 
     Raises:
-        SourceError: no address of a shard could be reached at all.
-        DataError: an archive is broken.
+        SourceError: hardly an address of a shard gave an image.
+        DataError: an archive is none.
+        UsageError: an option that this dataset's kind of images does not have.
     """
-    if isinstance(dataset.images, UrlImages):
-        return _from_urls(workspace, dataset, force, dry_run)
-    if isinstance(dataset.images, ArchiveImages):
-        return _from_archives(workspace, dataset, dataset.images, force, dry_run)
-    note = "its samples point at their images" if isinstance(dataset.images, GivenImages) else "has no images"
+    kind = workspace.images(dataset)
+    if options.retry and not isinstance(kind, UrlImages):
+        raise UsageError(f"{dataset.name}: its images come from no addresses, so --retry has none to go back to", "")
+    if isinstance(kind, UrlImages):
+        return _from_urls(workspace, dataset, options, force, dry_run)
+    if isinstance(kind, FolderImages):
+        return _from_folder(workspace, dataset, kind, options, force, dry_run)
+    if isinstance(kind, ArchiveImages | ParquetImages):
+        return _from_parts(workspace, dataset, kind, options, force, dry_run)
+    note = "its samples point at their images" if isinstance(kind, GivenImages) else "has no images"
     return Outcome("images", dataset.name, "up to date", note=note)
 
 
-# -- archives ------------------------------------------------------------------------------------------------
-
-
-def _from_archives(workspace: Workspace, dataset: Dataset, kind: ArchiveImages, force: bool, dry_run: bool) -> Outcome:
-    raw = read_finished(workspace.raw(dataset.name))
-    if raw is None:
-        return Outcome("images", dataset.name, "waiting", note="download first")
-    folder = workspace.index(dataset.name)
-    archives = [part for part in raw.shards if fnmatch.fnmatchcase(part.name, kind.parts)]
-    if not archives:
-        raise SourceError(
-            f"{dataset.name}: none of its {len(raw.shards)} parts matches images.parts {kind.parts!r}",
-            "Mend the dataset's YAML.",
-        )
-    stems = [archive_stem(part.name) for part in archives]
-    if len(set(stems)) < len(stems):
-        double = next(stem for stem in stems if stems.count(stem) > 1)
-        raise ConfigError(
-            f"{dataset.name}: two archives are called {double!r}; their images would share a folder",
-            "Narrow images.parts in the dataset's YAML to one of them.",
-        )
-    tasks = [
-        ArchiveTask(
-            workspace.raw(dataset.name) / part.name,
-            part.sha256,
-            archive_stem(part.name),
-            kind.key,
-            StoreSpec.of(workspace, dataset),
-            folder / shard_name(index),
-        )
-        for index, part in enumerate(archives)
-    ]
-    return build_shards(
-        "images",
-        dataset.name,
-        folder,
-        tasks,
-        make_from_archive,
-        count_images,
-        facts={"store": workspace.config.images, "archives": [part.name for part in archives]},
-        workers=workspace.workers,
-        force=force,
-        dry_run=dry_run,
-    )
-
-
-def make_from_archive(task: ArchiveTask) -> None:
-    """Store every image of one archive and write its shard of the index.
-
-    Of members with one name the last counts, as when a tar is unpacked; of different members with one key the first.
-    """
-    from prep.images.archives import image_key, image_members, safe_member
-    from prep.images.index import IndexRow, store_image, write_index
-    from prep.images.store import open_store
-
-    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint, writer=task.output.stem)
-    rows: dict[str, IndexRow] = {}
-    files: set[str] = set()
-    folders: set[str] = set()
-    for member, data in image_members(task.archive):
-        key = image_key(task.key, task.stem, member)
-        if key in rows and rows[key].source != member:
-            continue
-        safe = safe_member(member)
-        above = set() if safe is None else {str(folder) for folder in PurePosixPath(safe).parents}
-        if safe is None or safe in folders or above & files:  # also a file that is a folder elsewhere
-            rows[key] = IndexRow(key, "unsafe_name", member)
-        elif data is None:
-            rows[key] = IndexRow(key, "too_large", member)
-        else:
-            files.add(safe)
-            folders |= above
-            rows[key] = store_image(store, key, f"{task.stem}/{safe}", member, data)
-    store.sync()
-    write_index(task.output, rows.values(), task.fingerprint)
-
-
-def count_images(task: ArchiveTask | UrlTask) -> dict[str, int]:
+def count_images(task: ImageTask) -> dict[str, int]:
     """Images of the finished shard by status."""
     from prep.images.index import count_statuses
 
     return count_statuses(task.output)
 
 
-# -- addresses -----------------------------------------------------------------------------------------------
+def _store(workspace: Workspace, dataset: Dataset) -> StoreSpec:
+    config = workspace.config
+    return StoreSpec(config.images, workspace.image_root, dataset.name, config.s3_endpoint, workspace.encode(dataset))
 
 
-def _from_urls(workspace: Workspace, dataset: Dataset, force: bool, dry_run: bool) -> Outcome:
-    tables = [table for table in workspace.table_names if table in dataset.tables]
-    manifests = {table: read_finished(workspace.filtered(table)) for table in tables}
-    if not all(manifests.values()):
-        return Outcome("images", dataset.name, "waiting", note="normalize and filter first")
+def _facts(workspace: Workspace, dataset: Dataset) -> dict[str, object]:
+    """What the manifest says of all shards: where the images are kept, and as what."""
+    return {"store": workspace.config.images, "encode": workspace.encode(dataset).model_dump(exclude_none=True)}
+
+
+def _build(
+    workspace: Workspace,
+    dataset: Dataset,
+    tasks: Sequence[TaskT],
+    make: Callable[[TaskT], None],
+    facts: dict[str, object],
+    options: ImageOptions,
+    force: bool,
+    dry_run: bool,
+    *,
+    total: int | None = None,
+    stale: Collection[str] = (),
+    on_made: Callable[[TaskT], None] = lambda task: None,
+) -> Outcome:
+    """Bring the dataset's index to hold exactly the shards of `tasks`, and clean up after them."""
+    from prep.images.spool import remove_spools
+
     folder = workspace.index(dataset.name)
-    index = read_finished(folder)
-    is_covered = all(_is_covered(manifest) for manifest in manifests.values())
-    if not force and index and is_covered and index.facts["store"] == workspace.config.images:
-        return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
+    with _counting(folder) as watch:
+        outcome = build_shards(
+            "images",
+            dataset.name,
+            folder,
+            tasks,
+            make,
+            count_images,
+            facts=_facts(workspace, dataset) | facts,
+            workers=workspace.workers,
+            force=force,
+            dry_run=dry_run,
+            is_stale=lambda task: options.verify or task.output.name in stale,
+            unit=("images", total),
+            on_bar=watch,
+            on_made=on_made,
+            on_whole=partial(remove_spools, folder),
+        )
+    return replace(outcome, note="; ".join(_notes(outcome, options)))
 
-    tasks: list[UrlTask] = []
-    for table in tables:
-        normalized = read_finished(workspace.normalized(table))
-        for shard in normalized.shards if normalized else ():
-            for chunk in range(-(-(shard.rows or 0) // CHUNK_ROWS)):
-                tasks.append(
-                    UrlTask(
-                        table,
-                        shard.name,
-                        chunk,
-                        workspace.filtered(table) / shard.name,
-                        workspace.dropped(table) / shard.name,
-                        StoreSpec.of(workspace, dataset),
-                        workspace.config.allow_private_hosts,
-                        force,
-                        folder / chunk_name(table, shard.name, chunk),
-                    )
-                )
-    stale = set() if force else _stale_chunks(tasks)
-    return build_shards(
-        "images",
-        dataset.name,
-        folder,
+
+def _notes(outcome: Outcome, options: ImageOptions) -> Iterator[str]:
+    """What a person should know of the index beside its counts."""
+    if outcome.note:
+        yield outcome.note
+    counts = outcome.manifest.counts if outcome.manifest else {}
+    if gaps := counts.get("lost"):
+        yield f"archives cannot be read in {gaps:,} places; the index says where (status `lost`)"
+    if damaged := counts.get("damaged"):
+        yield f"{damaged:,} damaged in their archives"
+    if options.verify and outcome.state == "done":
+        yield f"{counts.get('ok', 0):,} decoded"
+
+
+@contextmanager
+def _counting(folder: Path) -> Iterator[Callable[[Bar], None]]:
+    """Tell a bar of images that workers have on the disk already, not only of shards that are whole.
+
+    Yields a function that is called with the bar when there is one.
+    """
+    from prep.images.spool import spooled_rows
+
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def start(advance: Bar) -> None:
+        def run() -> None:
+            told = 0
+            while not over.wait(1.0):
+                now = spooled_rows(folder)
+                advance(now - told)
+                told = now
+            advance(-told)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[0].start()
+
+    try:
+        yield start
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+# -- on this machine -------------------------------------------------------------------------------------------------
+
+
+def _from_parts(
+    workspace: Workspace,
+    dataset: Dataset,
+    kind: ArchiveImages | ParquetImages,
+    options: ImageOptions,
+    force: bool,
+    dry_run: bool,
+) -> Outcome:
+    raw = read_finished(workspace.raw(dataset.name))
+    if raw is None:
+        return Outcome("images", dataset.name, "waiting", note="download first")
+    parts = [part for part in raw.shards if fnmatch.fnmatchcase(part.name, kind.parts)]
+    if not parts:
+        raise SourceError(
+            f"{dataset.name}: none of its {len(raw.shards)} parts matches images.parts {kind.parts!r}",
+            "Mend the dataset's YAML.",
+        )
+    tasks: Sequence[PartsTask]
+    if isinstance(kind, ArchiveImages):
+        tasks = _archive_tasks(workspace, dataset, kind, parts, options)
+    else:
+        tasks = _parquet_tasks(workspace, dataset, kind, parts, options)
+    folder = workspace.raw(dataset.name)
+    archives = [task.parts[0].relative_to(folder).as_posix() for task in tasks]
+    named = zip(archives, tasks, strict=True)
+    check_not_needed(dataset, [(name, task) for name, task in named if task.is_freed], force)
+    freeing = Freeing(workspace, dataset, raw, tasks) if options.delete_parts and not dry_run else None
+    outcome = _build(
+        workspace,
+        dataset,
         tasks,
-        make_from_urls,
-        count_images,
-        facts={"store": workspace.config.images},
-        workers=workspace.workers,
-        force=force,
-        dry_run=dry_run,
-        is_stale=lambda task: task.output.name in stale,
+        make_local,
+        {"archives": archives},
+        options,
+        force,
+        dry_run,
+        on_made=freeing.made if freeing else lambda task: None,
     )
+    return freeing.end(outcome) if freeing else outcome
+
+
+def _archive_tasks(
+    workspace: Workspace, dataset: Dataset, kind: ArchiveImages, parts: Sequence[Shard], options: ImageOptions
+) -> list[ArchiveTask]:
+    """A task for every share of every archive."""
+    from prep.images.archives import archive_stem, count_shares, group_parts
+
+    folder, by_name = workspace.raw(dataset.name), {part.name: part for part in parts}
+    tasks: list[ArchiveTask] = []
+    for number, names in enumerate(group_parts([part.name for part in parts])):
+        group = [by_name[name] for name in names]
+        paths = tuple(folder / name for name in names)
+        freed = group[0].freed_shares
+        shares = freed or count_shares(paths)
+        position = number if group[0].position is None else group[0].position
+        tasks += [
+            ArchiveTask(
+                workspace.index(dataset.name) / shard_name(position, share if shares > 1 else None),
+                _store(workspace, dataset),
+                paths,
+                tuple(part.sha256 for part in group),
+                freed is not None,
+                archive_stem(names[0]),
+                kind.key,
+                share,
+                shares,
+                verify=options.verify,
+            )
+            for share in range(shares)
+        ]
+    _check_stems(dataset, tasks)
+    return tasks
+
+
+def _parquet_tasks(
+    workspace: Workspace, dataset: Dataset, kind: ParquetImages, parts: Sequence[Shard], options: ImageOptions
+) -> list[ParquetTask]:
+    return [
+        ParquetTask(
+            workspace.index(dataset.name) / shard_name(number if part.position is None else part.position),
+            _store(workspace, dataset),
+            (workspace.raw(dataset.name) / part.name,),
+            (part.sha256,),
+            part.freed_shares is not None,
+            part.name.removesuffix(".parquet"),
+            kind.column,
+            kind.key,
+            verify=options.verify,
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+def _check_stems(dataset: Dataset, tasks: Sequence[ArchiveTask]) -> None:
+    """Raise ConfigError where two archives would share a folder."""
+    by_stem: dict[str, Path] = {}
+    for task in tasks:
+        if by_stem.setdefault(task.stem, task.parts[0]) != task.parts[0]:
+            raise ConfigError(
+                f"{dataset.name}: two archives are called {task.stem!r}; their images would share a folder",
+                "Narrow images.parts in the dataset's YAML to one of them.",
+            )
+
+
+def _from_folder(
+    workspace: Workspace, dataset: Dataset, kind: FolderImages, options: ImageOptions, force: bool, dry_run: bool
+) -> Outcome:
+    from prep.images.folder import list_images
+
+    folder = workspace.path(kind.path, dataset.name)
+    if not folder.is_dir():
+        raise WorkspaceError(
+            f"{dataset.name}: its images are to be in {folder}, which is no folder",
+            f"Mend `image_folders` in {workspace.root / 'prep.yaml'}, or images.path in the dataset's YAML.",
+        )
+    files = list(list_images(folder))
+    if not files:
+        raise WorkspaceError(f"{dataset.name}: there are no images below {folder}", "Name the folder that has them.")
+    tasks = [
+        FolderTask(
+            workspace.index(dataset.name) / shard_name(number),
+            _store(workspace, dataset),
+            folder,
+            tuple(files[first : first + FOLDER_FILES]),
+            kind.key,
+            verify=options.verify,
+        )
+        for number, first in enumerate(range(0, len(files), FOLDER_FILES))
+    ]
+    facts: dict[str, object] = {"folder": str(folder)}
+    return _build(workspace, dataset, tasks, make_local, facts, options, force, dry_run, total=len(files))
+
+
+# -- addresses -------------------------------------------------------------------------------------------------------
+
+
+def _from_urls(workspace: Workspace, dataset: Dataset, options: ImageOptions, force: bool, dry_run: bool) -> Outcome:
+    tables = [table for table in workspace.table_names if table in dataset.tables]
+    normalized = {table: read_finished(workspace.normalized(table)) for table in tables}
+    filtered = {table: read_finished(workspace.filtered(table)) for table in tables}
+    if not all(normalized.values()) or not (options.all_rows or all(filtered.values())):
+        return Outcome("images", dataset.name, "waiting", note="normalize and filter first")
+    index = read_finished(workspace.index(dataset.name))
+    is_covered = not options.all_rows and all(_is_covered(manifest) for manifest in filtered.values())
+    is_plain = not (force or options.retry or options.verify)
+    if is_plain and is_covered and index and index.facts == _facts(workspace, dataset):
+        return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
+    tasks = _url_tasks(workspace, dataset, normalized, options, force)
+    _check_place(dataset, tasks, force)
+    stale = set() if force else _stale_chunks(tasks) | _with_statuses(tasks, options.retry)
+    outcome = _build(workspace, dataset, tasks, make_from_urls, {}, options, force, dry_run, stale=stale)
+    if options.retry and outcome.state == "up to date":
+        return replace(outcome, note=f"no address has the status {' or '.join(options.retry)}")
+    return outcome
+
+
+def _url_tasks(
+    workspace: Workspace,
+    dataset: Dataset,
+    normalized: dict[str, Manifest | None],
+    options: ImageOptions,
+    force: bool,
+) -> list[UrlTask]:
+    """A task for every `CHUNK_ROWS` rows of every shard of samples."""
+    folder = workspace.index(dataset.name)
+    chunks = [
+        (table, shard.name, chunk)
+        for table, manifest in normalized.items()
+        for shard in (manifest.shards if manifest else ())
+        for chunk in range(-(-(shard.rows or 0) // CHUNK_ROWS))
+    ]
+    is_first = read_manifest(folder) is None and not any(folder.glob("*.parquet"))
+    return [
+        UrlTask(
+            folder / chunk_name(table, shard, chunk),
+            _store(workspace, dataset),
+            table,
+            shard,
+            chunk,
+            _wanted_rows(workspace, table, shard, options.all_rows),
+            workspace.config.fetch,
+            workspace.config.allow_private_hosts,
+            min(workspace.workers, len(chunks)),
+            options.retry,
+            options.min_success if is_first else None,
+            force,
+            verify=options.verify,
+        )
+        for table, shard, chunk in chunks
+    ]
+
+
+def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -> str:
+    """SQL of the rows of a shard whose images are wanted: all, or those that pass the filter.
+
+    A row that would pass if its image were there is one of those.
+    """
+    columns = f"{ROW}, {IMAGE_KEY}, {URL}"
+    if all_rows:
+        rows = sql.parquet_files([workspace.normalized(table) / shard])
+        return f"(SELECT {columns} FROM {rows} WHERE {IMAGE_KEY} IS NOT NULL AND {URL} IS NOT NULL)"
+    return (
+        f"(SELECT {columns} FROM {sql.parquet_files([workspace.filtered(table) / shard])} UNION ALL "
+        f"SELECT {columns} FROM {sql.parquet_files([workspace.dropped(table) / shard])} WHERE reason = '{NOT_FETCHED}')"
+    )
+
+
+def _check_place(dataset: Dataset, tasks: Sequence[UrlTask], force: bool) -> None:
+    """Raise UsageError where images are there already, kept elsewhere or as something else: weeks may be in them."""
+    if force:
+        return
+    others = sum(task.output.is_file() and fingerprint_in(task.output) != task.fingerprint for task in tasks)
+    if others:
+        raise UsageError(
+            f"{dataset.name}: {others:,} shards of its index are of images kept elsewhere, or encoded otherwise",
+            f"Set `images` in prep.yaml and --max-side, --format and --quality as they were; or "
+            f"`prep images {dataset.name} --force` fetches all of them again.",
+        )
 
 
 def _is_covered(filtered: Manifest | None) -> bool:
@@ -244,26 +418,17 @@ def _is_covered(filtered: Manifest | None) -> bool:
     return filtered is not None and bool(filtered.facts["has_images"]) and not filtered.counts.get(NOT_FETCHED)
 
 
-def _passing_rows(task: UrlTask) -> str:
-    """SQL of the rows of a chunk's whole shard that pass the filter, or would if their image were there."""
-    columns = f"{ROW}, {IMAGE_KEY}, {URL}"
-    return (
-        f"(SELECT {columns} FROM {sql.parquet_files([task.filtered])} UNION ALL "
-        f"SELECT {columns} FROM {sql.parquet_files([task.dropped])} WHERE reason = '{NOT_FETCHED}')"
-    )
-
-
 def _stale_chunks(tasks: Sequence[UrlTask]) -> set[str]:
     """Index shards, of those there are, that lack an image which is wanted now; one query for a shard of samples."""
     stale: set[str] = set()
-    by_shard: dict[Path, list[UrlTask]] = {}
+    by_shard: dict[str, list[UrlTask]] = {}
     for task in tasks:
-        if fingerprint_in(task.output) == task.fingerprint:
-            by_shard.setdefault(task.filtered, []).append(task)
-    for present in by_shard.values():
+        if task.output.is_file():
+            by_shard.setdefault(task.wanted, []).append(task)
+    for wanted, present in by_shard.items():
         known = sql.parquet_files([task.output for task in present])
         query = (
-            f"SELECT DISTINCT {ROW} // {CHUNK_ROWS} FROM {_passing_rows(present[0])} "
+            f"SELECT DISTINCT {ROW} // {CHUNK_ROWS} FROM {wanted} "
             f"WHERE {IMAGE_KEY} NOT IN (SELECT {IMAGE_KEY} FROM {known})"
         )
         with sql.connect(present[0].output) as connection:
@@ -272,58 +437,11 @@ def _stale_chunks(tasks: Sequence[UrlTask]) -> set[str]:
     return stale
 
 
-def _missing_images(task: UrlTask, known: Sequence[IndexRow]) -> list[tuple[str, str]]:
-    """(image key, address) of the chunk's rows that pass the filter and are not known, in row order."""
-    first = task.chunk * CHUNK_ROWS
-    query = (
-        f"SELECT {IMAGE_KEY}, any_value({URL}) FROM {_passing_rows(task)} "
-        f"WHERE {ROW} BETWEEN {first} AND {first + CHUNK_ROWS - 1} GROUP BY {IMAGE_KEY} ORDER BY min({ROW})"
-    )
-    keys = {row.image_key for row in known}
-    with sql.connect(task.output) as connection:
-        return [(key, url) for key, url in connection.execute(query).fetchall() if key not in keys]
+def _with_statuses(tasks: Sequence[UrlTask], statuses: Collection[str]) -> set[str]:
+    """Index shards, of those there are, that hold an image with one of the statuses."""
+    from prep.images.index import count_statuses
 
-
-def _known_images(task: UrlTask) -> list[IndexRow]:
-    """The chunk's index as it stands, unless its images are to be fetched anew or were kept elsewhere."""
-    from prep.images.index import IndexRow, read_index
-
-    if task.refetch or fingerprint_in(task.output) != task.fingerprint:
-        return []
-    return [IndexRow(**row) for row in read_index([task.output]).to_pylist()]
-
-
-def make_from_urls(task: UrlTask) -> None:
-    """Fetch and store the images that a chunk lacks, and write its shard of the index.
-
-    Raises:
-        SourceError: none of at least `HOPELESS` addresses could be reached: that is this machine, not the images.
-    """
-    from prep.images.fetch import Fetched, fetch_all
-    from prep.images.index import IndexRow, store_image, write_index
-    from prep.images.store import open_store
-
-    known = _known_images(task)
-    missing = _missing_images(task, known)
-    store = open_store(task.store.root, task.store.dataset, task.store.s3_endpoint, writer=task.output.stem)
-    rows: dict[int, IndexRow] = {}
-
-    def keep(place: int, fetched: Fetched) -> None:
-        key, url = missing[place]
-        if fetched.status == "ok":
-            rows[place] = store_image(store, key, f"{key[:2]}/{key}", url, fetched.data)
-        else:
-            rows[place] = IndexRow(key, fetched.status, url, error=fetched.error)
-
-    fetch_all((url for _, url in missing), keep, allow_private_hosts=task.allow_private_hosts)
-    unreached = [row for row in rows.values() if row.status in ("dns", "connect", "timeout", "tls")]
-    if len(unreached) == len(rows) >= HOPELESS:
-        raise SourceError(
-            f"none of {len(rows)} addresses of {task.store.dataset} could be reached; the first: "
-            f"{unreached[0].status} ({unreached[0].error}) for {unreached[0].source}",
-            "Check the network and DNS of this machine, then run the same command.",
-        )
-    store.sync()
-    # By key, so that the bytes do not depend on which rows were fetched first.
-    in_order = sorted([*known, *rows.values()], key=lambda row: row.image_key)
-    write_index(task.output, in_order, task.fingerprint)
+    if not statuses:
+        return set()
+    there = [task.output for task in tasks if task.output.is_file()]
+    return {path.name for path in there if any(is_retried(status, statuses) for status in count_statuses(path))}

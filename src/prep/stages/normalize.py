@@ -23,6 +23,7 @@ from prep.images.archives import archive_stem
 from prep.manifest import Shard, fingerprint, read_finished
 from prep.readers import open_records
 from prep.schema import DROP_REASON, IMAGE_KEY, KEY, ROW, URL, Kind
+from prep.stages.freeing import check_not_needed
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
@@ -81,6 +82,7 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
             return Outcome("normalize", name, "waiting", note=f"images of {table.images_from or dataset.name} first")
         index = manifest.shards
     kind_of_images = _images_kind(dataset, table)
+    parts = _matching_parts(raw.shards, table, name)
     tasks = [
         NormalizeTask(
             workspace.raw(dataset.name) / part.name,
@@ -91,10 +93,13 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
             str((workspace.raw(dataset.name) / part.name).resolve().parent) if kind_of_images == "given" else "",
             tuple(index_folder / shard.name for shard in index),
             tuple(shard.sha256 for shard in index),
-            workspace.normalized(name) / shard_name(number),
+            workspace.normalized(name) / shard_name(number if part.position is None else part.position),
         )
-        for number, part in enumerate(_matching_parts(raw.shards, table, name))
+        for number, part in enumerate(parts)
     ]
+    freed = [(part.name, task) for part, task in zip(parts, tasks, strict=True) if part.freed_shares is not None]
+    if not dry_run:
+        check_not_needed(dataset, freed, force)
     return build_shards(
         "normalize",
         name,

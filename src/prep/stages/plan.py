@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import shutil
 import time
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from prep.config import Dataset, Source
+from prep.config import ArchiveImages, Dataset, ParquetImages, Source
 from prep.engine import run_tasks
 from prep.errors import PrepError, UsageError, WorkspaceError
 from prep.files import size_of
@@ -73,6 +74,8 @@ class Plan:
         place, places: where its listing is from, and every place that may have its parts.
         listing: all parts that the place has.
         choice: the slice of them that is wanted.
+        adopted: glob of parts that are not, because their images are in a folder already.
+        left_out: parts that are wanted and are to come another time.
         parts: the slice's parts.
         others: parts outside the slice that are there, as an earlier download knew them.
         disk_folder, disk_free: where the parts will lie, and the bytes that are free there.
@@ -84,6 +87,8 @@ class Plan:
     places: Places
     listing: Listing
     choice: Slice
+    adopted: str | None
+    left_out: int
     parts: tuple[PlannedPart, ...]
     others: tuple[Shard, ...]
     disk_folder: Path
@@ -103,7 +108,7 @@ class Plan:
     def kept(self) -> list[Shard]:
         """Parts that lie there whole: those that are to stay, and those that `--force` has yet to replace."""
         shards = [part.shard for part in self.parts if part.shard and part.state != "damaged"]
-        return [shard for shard in shards if size_of(self.folder / shard.name) == shard.size_bytes]
+        return [shard for shard in shards if shard.is_in(self.folder)]
 
     @property
     def bytes_there(self) -> int:
@@ -132,8 +137,10 @@ class Plan:
 
     @property
     def slice_facts(self) -> dict[str, Any]:
-        """The slice for prep.lock and the manifest, with the number of parts it was cut from; empty for all."""
-        return {"slice": {**self.choice.as_json(), "of": len(self.listing.parts)}} if self.choice else {}
+        """For prep.lock and the manifest, what of the whole is wanted here and what is still missing; empty for all."""
+        facts: dict[str, Any] = {} if self.adopted is None else {"adopted": self.adopted}
+        facts |= {"missing": self.left_out} if self.left_out else {}
+        return facts | ({"slice": {**self.choice.as_json(), "of": len(self.listing.parts)}} if self.choice else {})
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -164,6 +171,7 @@ def plan_download(
     verified: Collection[str] = (),
     ask_sizes: bool = True,
     deadline: float | None = None,
+    at_most: int | None = None,
 ) -> Plan:
     """Decide what a download of `dataset` has to do; nothing is written.
 
@@ -173,6 +181,7 @@ def plan_download(
         verify: hash the parts that are there, but for those in `verified`.
         ask_sizes: ask servers for sizes that the listing does not give.
         deadline: moment of `time.monotonic()` after which nobody is asked any more.
+        at_most: of the archives that are to come, only so many.
 
     Raises:
         SourceError: no place can say what there is.
@@ -183,13 +192,18 @@ def plan_download(
     place, listing = places.resolve({} if force else workspace.locked(dataset.name))
     choice = remembered_slice(workspace, dataset) if choice is None else choice
     chosen = choice.choose(listing.parts)
+    adopted = workspace.adopted_parts(dataset)
+    chosen = [(position, part) for position, part in chosen if not _is_adopted(dataset, part, adopted)]
     if not chosen:
         raise _nothing_chosen(dataset, choice, listing)
     known = known_shards(folder)
+    if not force:
+        chosen = _with_freed(chosen, listing, known)
     there = {} if force else _finished([part for _, part in chosen], folder, known, dataset.name)
     unverified = [shard for path, shard in there.items() if path not in verified] if verify else []
     damaged = find_damaged(dataset.name, folder, unverified)
     parts = [_planned(place, folder, part, position, there, damaged, known) for position, part in chosen]
+    parts = _with_first_archives(dataset, parts, at_most)
     if ask_sizes:
         until = min(time.monotonic() + SIZES_PATIENCE_SECONDS, deadline or float("inf"))
         with Session(allow_private_hosts=workspace.config.allow_private_hosts, deadline=until) as session:
@@ -202,11 +216,40 @@ def plan_download(
         places,
         listing,
         choice,
+        adopted,
+        len(chosen) - len(parts),
         tuple(parts),
         _others(listing, {part.path for _, part in chosen}, folder, known),
         disk_folder,
         shutil.disk_usage(disk_folder).free,
     )
+
+
+def _is_adopted(dataset: Dataset, part: Part, adopted: str | None) -> bool:
+    """Whether nothing is wanted of a part but images, and a folder has those."""
+    has_records = any(fnmatch.fnmatchcase(part.path, table.records.parts) for table in dataset.tables.values())
+    return adopted is not None and fnmatch.fnmatchcase(part.path, adopted) and not has_records
+
+
+def _with_freed(
+    chosen: Sequence[tuple[int, Part]], listing: Listing, known: Mapping[str, Shard]
+) -> list[tuple[int, Part]]:
+    """A slice, and the parts whose images are unpacked and whose bytes were deleted: they cost nothing to keep."""
+    freed = {name for name, shard in known.items() if shard.freed_shares is not None}
+    more = [(place, part) for place, part in enumerate(listing.parts) if part.path in freed]
+    return sorted(dict((*chosen, *more)).items())
+
+
+def _with_first_archives(dataset: Dataset, parts: Sequence[PlannedPart], at_most: int | None) -> list[PlannedPart]:
+    """The parts without the archives to come that go beyond the first `at_most`; an archive may be many parts."""
+    kind = dataset.images
+    if at_most is None or not isinstance(kind, ArchiveImages | ParquetImages):
+        return list(parts)
+    from prep.images.archives import group_parts
+
+    to_come = [p.part.path for p in parts if p.state != "there" and fnmatch.fnmatchcase(p.part.path, kind.parts)]
+    later = {name for group in group_parts(to_come)[at_most:] for name in group}
+    return [part for part in parts if part.part.path not in later]
 
 
 def remembered_slice(workspace: Workspace, dataset: Dataset) -> Slice:
@@ -303,11 +346,12 @@ def _finished(parts: Sequence[Part], folder: Path, known: Mapping[str, Shard], n
 
 
 def _is_there(part: Part, shard: Shard, folder: Path) -> bool:
-    return shard.task == part.identity and size_of(folder / part.path) == shard.size_bytes
+    return shard.task == part.identity and shard.is_in(folder)
 
 
 def find_damaged(name: str, folder: Path, shards: Sequence[Shard]) -> set[str]:
     """Names of the files in `folder` whose bytes are not those of their shard (any more)."""
+    shards = [shard for shard in shards if shard.freed_shares is None]
     if not shards:
         return set()
     total = sum(shard.size_bytes for shard in shards)

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from prep.engine import run_tasks
 from prep.files import hash_file
 from prep.manifest import Manifest, Shard, read_manifest, remove_manifest, write_manifest
-from prep.progress import bar
+from prep.progress import Bar, bar
 
 State = Literal["done", "up to date", "waiting", "planned"]
 
@@ -98,6 +98,10 @@ def build_shards(
     force: bool = False,
     dry_run: bool = False,
     is_stale: Callable[[TaskT], bool] = lambda task: False,
+    unit: tuple[str, int | None] | None = None,
+    on_bar: Callable[[Bar], None] = lambda advance: None,
+    on_made: Callable[[TaskT], None] = lambda task: None,
+    on_whole: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Bring `folder` to hold exactly the shards of `tasks`.
 
@@ -107,6 +111,11 @@ def build_shards(
         facts: what the manifest says of all shards.
         force: make every shard again.
         is_stale: says of a finished shard that it must be made again all the same.
+        unit: what the bar counts in place of shards, of which a shard has as many as it has rows, and how many of
+            them there are (None when nobody knows).
+        on_bar: is given the bar when work begins.
+        on_made: called in this process with a task whose shard is there, made now or before.
+        on_whole: called when every shard is there, before the manifest says so.
 
     Raises:
         PrepError: a task failed; finished shards stay, and the next run goes on from them.
@@ -121,6 +130,10 @@ def build_shards(
             missing.append(task)
         else:
             fresh[shard.name] = shard
+    by_name = {task.outputs[-1].name: task for task in tasks}
+    if not dry_run:
+        for done in fresh:
+            on_made(by_name[done])
     if not missing and manifest and manifest.facts == facts and len(manifest.shards) == len(tasks):
         return Outcome(stage, name, "up to date", 0, len(tasks), manifest)
     if dry_run:
@@ -128,10 +141,14 @@ def build_shards(
 
     remove_manifest(folder)
     _remove_strays({output for task in tasks for output in task.outputs})
-    with bar(f"{stage} {name}", len(missing), "shards") as advance:
+    what, total, items = (*unit, len(missing)) if unit else ("shards", len(missing), None)
+    with bar(f"{stage} {name}", total, what, items) as advance:
+        on_bar(advance)
         for shard in run_tasks(partial(_make, make, count), missing, workers=workers):
             fresh[shard.name] = shard
-            advance(1)
+            advance(shard.rows or 0, items=1) if unit else advance(1)
+            on_made(by_name[shard.name])
+    on_whole()
     manifest = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in tasks), facts)
     write_manifest(folder, manifest)
     return Outcome(stage, name, "done", len(missing), len(tasks), manifest)

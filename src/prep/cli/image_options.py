@@ -1,0 +1,106 @@
+"""The options of `prep images`, as the stage takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prep.config import Encode
+    from prep.stages.images import ImageOptions
+    from prep.workspace import Workspace
+
+
+def encoding(max_side: int | None, format_: str | None, quality: int | None) -> Encode:
+    """What stored images have to be.
+
+    Raises:
+        UsageError: a format or a number that is none.
+    """
+    from pydantic import ValidationError
+
+    from prep.config import Encode
+    from prep.errors import UsageError
+
+    try:
+        return Encode.model_validate({"max_side": max_side, "format": format_, "quality": quality})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-")
+        raise UsageError(f"{option} {problem['input']}: {problem['msg']}", "For example --max-side 1024.") from error
+
+
+def image_options(
+    retry: str | None, all_rows: bool, verify: str | None, delete_parts: bool, min_success: float | None
+) -> ImageOptions:
+    """What one run is asked.
+
+    Raises:
+        UsageError: a status that no image can have, or another --verify than `decode`.
+    """
+    from prep.errors import UsageError
+    from prep.stages.images import MIN_SUCCESS, ImageOptions
+
+    if verify not in (None, "decode"):
+        raise UsageError(f"--verify {verify}: must be decode", "Headers and ends of files are looked at in any case.")
+    return ImageOptions(
+        all_rows,
+        _statuses(retry),
+        verify is not None,
+        delete_parts,
+        MIN_SUCCESS if min_success is None else min_success,
+    )
+
+
+def _statuses(text: str | None) -> tuple[str, ...]:
+    import re
+
+    from prep.config import nearest
+    from prep.errors import UsageError
+    from prep.images.statuses import OF_ADDRESSES, OF_ANY
+    from prep.stages.image_tasks import FAILED
+
+    if text is None:
+        return ()
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--retry names no status", "For example --retry dns,timeout.")
+    if names == [FAILED]:
+        return (FAILED,)
+    known = (OF_ADDRESSES | OF_ANY) - {"ok"}
+    for name in names:
+        if name not in known and not re.fullmatch(r"http_[1-9][0-9]{2}", name):
+            raise UsageError(
+                f"--retry {name}: is no status of an address{nearest(name, known)}",
+                f"There are: {', '.join(sorted(known))}, http_404 and so on; or `failed` for all of them.",
+            )
+    return tuple(names)
+
+
+def adopt_folder(workspace: Workspace, datasets: Sequence[str], folder: Path, dry_run: bool) -> Workspace:
+    """Write into prep.yaml that a dataset's images are in `folder`; the workspace as it is then.
+
+    Raises:
+        UsageError: not exactly one dataset is named.
+        WorkspaceError: there is no such folder.
+    """
+    from prep.errors import UsageError, WorkspaceError
+    from prep.files import write_text
+    from prep.workspace import CONFIG_NAME, Workspace
+    from prep.yaml_edit import add_keys, read_exact
+
+    if len(datasets) != 1:
+        raise UsageError(
+            f"--adopt is for one dataset, and this means {len(datasets)}",
+            "For example `prep images coco-2017 --adopt ~/coco`.",
+        )
+    if not folder.is_dir():
+        raise WorkspaceError(f"there is no folder {folder}", "Check what follows --adopt.")
+    if dry_run:
+        raise UsageError("--adopt writes into prep.yaml, and --dry-run writes nothing", "Give one of them.")
+    path = workspace.root / CONFIG_NAME
+    place = {datasets[0]: str(folder.resolve())}
+    with workspace.exclusive():
+        write_text(path, add_keys(read_exact(path), "image_folders", place), follow_links=True)
+    return Workspace(workspace.root)

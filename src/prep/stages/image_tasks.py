@@ -1,0 +1,402 @@
+"""One piece of work of the images stage: the images of a share of an archive, of a part, of a folder, of some rows.
+
+Every task writes one shard of the index. Its rows are spooled while it works, so that a killed run goes on from there.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prep import sql
+from prep.config import Encode, Fetch
+from prep.images.chunks import CHUNK_ROWS
+from prep.manifest import fingerprint
+from prep.schema import IMAGE_KEY, ROW, URL
+from prep.stages.shards import ShardTask, fingerprint_in
+
+if TYPE_CHECKING:
+    from prep.images.index import IndexRow
+    from prep.images.store import Store
+
+VERSION = 2  # raise when the same inputs give other bytes
+FAILED = "failed"  # stands for every status but ok
+GONE = "gone"  # an image that was stored and is not there any more, nor where it came from
+
+# Of members with one name the last counts, as when an archive is unpacked; of different ones with one key the first.
+_MEMBERS = f"""
+    SELECT * FROM (
+        SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY source ORDER BY place DESC) = 1
+    ) QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY place) = 1 ORDER BY place
+"""
+# By key, so that the bytes do not depend on which rows were fetched first.
+_ADDRESSES = f"""
+    SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY place DESC) = 1 ORDER BY {IMAGE_KEY}
+"""
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Where a dataset's images are kept and as what, as plain data for a worker.
+
+    Attributes:
+        name: the place as prep.yaml names it, which stays the same when a workspace is moved.
+        encode: what a stored image has to be.
+    """
+
+    name: str
+    root: str
+    dataset: str
+    s3_endpoint: str | None
+    encode: Encode
+
+    @property
+    def facts(self) -> list[object]:
+        """What a shard depends on."""
+        return [self.name, self.s3_endpoint, self.encode.model_dump(exclude_none=True)]
+
+    def open(self, writer: str) -> Store:
+        """The store, for one task to write to."""
+        from prep.images.store import open_store
+
+        return open_store(self.root, self.dataset, self.s3_endpoint, writer=writer)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image that a part or folder holds.
+
+    Attributes:
+        name: its path below the dataset's folder in the store; None for a name that would leave it.
+        data: None where `status` says why.
+        at: of a file that stays where it is, its absolute path.
+    """
+
+    key: str
+    name: str | None
+    source: str
+    data: bytes | None
+    status: str = "ok"
+    error: str | None = None
+    at: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageTask(ShardTask):
+    """One shard of a dataset's index.
+
+    Attributes:
+        verify: look at every image again that is stored already: is it there, and does every pixel decode.
+    """
+
+    output: Path
+    store: StoreSpec
+    verify: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class LocalTask(ImageTask):
+    """Images that are on this machine already, in an order that never changes."""
+
+    @abstractmethod
+    def found(self, skip: int) -> Iterator[Found]:
+        """The images after the first `skip`."""
+
+
+@dataclass(frozen=True)
+class PartsTask(LocalTask):
+    """Images inside one part, or inside several that make one archive.
+
+    Attributes:
+        parts: their paths, in order.
+        sha256s: their hashes.
+        is_freed: their bytes were deleted when their images had been stored.
+        stem: their name without its endings; names their images' folder.
+    """
+
+    parts: tuple[Path, ...]
+    sha256s: tuple[str, ...]
+    is_freed: bool
+    stem: str
+
+
+@dataclass(frozen=True)
+class ArchiveTask(PartsTask):
+    """One share of an archive.
+
+    Attributes:
+        key: how its images are named (see ArchiveImages).
+        share, shares: which piece of it, of how many.
+    """
+
+    key: str
+    share: int = 0
+    shares: int = 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything the shard and its images are made from."""
+        return fingerprint([VERSION, self.sha256s, self.stem, self.key, self.share, self.shares, self.store.facts])
+
+    def found(self, skip: int) -> Iterator[Found]:
+        """The share's members, and what of it cannot be read."""
+        from prep.images.archives import image_key, read_members, safe_member
+
+        for member in read_members(self.parts, self.share, skip=skip):
+            safe = safe_member(member.name)
+            is_gap = member.status == "lost"
+            yield Found(
+                f"{self.stem}: {member.name}" if is_gap else image_key(self.key, self.stem, member.name),
+                None if safe is None else f"{self.stem}/{safe}",
+                f"{self.parts[0].name}: {member.name}" if is_gap else member.name,
+                member.data,
+                member.status,
+                member.error,
+            )
+
+
+@dataclass(frozen=True)
+class ParquetTask(PartsTask):
+    """The images inside one parquet part (see ParquetImages)."""
+
+    column: str
+    key: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything the shard and its images are made from."""
+        return fingerprint([VERSION, self.sha256s, self.stem, self.column, self.key, self.store.facts])
+
+    def found(self, skip: int) -> Iterator[Found]:
+        """The part's images, row by row."""
+        from prep.images.archives import safe_member
+        from prep.images.embedded import embedded_images
+
+        images = embedded_images(self.parts[0], self.column, self.key, self.stem, skip=skip)
+        for key, source, data, status in images:
+            safe = safe_member(key)
+            name = safe if safe is None or self.key is None else f"{self.stem}/{safe}"
+            yield Found(key, name, f"{self.parts[0].name}: {source}", data, status or "ok")
+
+
+@dataclass(frozen=True)
+class FolderTask(LocalTask):
+    """A stretch of the files of a folder that is adopted.
+
+    Attributes:
+        files: path below the folder, size, time of the last change in nanoseconds.
+    """
+
+    folder: Path
+    files: tuple[tuple[str, int, int], ...]
+    key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything the shard is made from; that a file's size and time are the same is taken for the same bytes."""
+        return fingerprint([VERSION, str(self.folder), self.files, self.key, self.store.facts])
+
+    def found(self, skip: int) -> Iterator[Found]:
+        """The files, read whole."""
+        from prep.images.archives import safe_member
+        from prep.images.probe import MAX_IMAGE_BYTES
+
+        for name, size_bytes, _ in self.files[skip:]:
+            path = self.folder / name
+            safe = safe_member(name)
+            key = _folder_key(self.key, name)
+            if safe is None:
+                yield Found(key, None, name, None)
+            elif size_bytes > MAX_IMAGE_BYTES:
+                yield Found(key, safe, name, None, "too_large")
+            else:
+                try:
+                    yield Found(key, safe, name, path.read_bytes(), at=str(path))
+                except OSError as error:
+                    yield Found(key, safe, name, None, "unreadable", error.strerror)
+
+
+def _folder_key(kind: str, name: str) -> str:
+    from prep.images.archives import image_key
+
+    if kind == "part-member":
+        folder, _, member = name.rpartition("/")
+        return image_key(kind, folder, member) if folder else image_key("member", "", member.rpartition(".")[0])
+    return image_key(kind, "", name)
+
+
+def make_local(task: LocalTask) -> None:
+    """Store the images of one local task and write its shard of the index."""
+    from prep.images.index import index_rows
+    from prep.images.spool import Spool
+
+    store = task.store.open(task.output.stem)
+    spool = Spool(task.output, task.fingerprint, store)
+    if task.verify and fingerprint_in(task.output) == task.fingerprint:
+        spool.replace()
+        gone = 0
+        for row in verified(store, index_rows(task.output)):
+            gone += row.status == GONE
+            spool.add(row)
+        if not gone or (isinstance(task, PartsTask) and task.is_freed):
+            spool.finish("SELECT * FROM rows ORDER BY place")
+            return
+        spool.replace()
+    for found in task.found(spool.count):
+        spool.add(_stored(store, task, found))
+    spool.finish(_MEMBERS)
+
+
+def _stored(store: Store, task: LocalTask, found: Found) -> IndexRow:
+    """The index row of one image, which is stored if it can be."""
+    from prep.images.index import IndexRow, describe
+    from prep.images.store import Clash
+
+    if found.data is None or found.name is None:
+        status = "unsafe_name" if found.name is None and found.status == "ok" else found.status
+        return IndexRow(found.key, status, found.source, error=found.error)
+    row, data = describe(found.key, found.name, found.source, found.data, task.store.encode, verify=task.verify)
+    if row.path is None:
+        return row
+    if found.at is not None and data is found.data:
+        return replace(row, path=found.at)
+    try:
+        store.put(row.path, data)
+    except Clash as clash:  # a member whose name is a folder's elsewhere
+        return IndexRow(found.key, "unsafe_name", found.source, error=str(clash))
+    return row
+
+
+def verified(store: Store, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
+    """The rows as they prove to be: every stored image read back, compared with its hash and decoded."""
+    import hashlib
+
+    from prep.images.encode import decode_problem
+    from prep.images.index import OK, UNDECODABLE
+
+    for row in rows:
+        if row.status != OK or row.path is None:
+            yield row
+            continue
+        try:
+            data = Path(row.path).read_bytes() if row.path.startswith("/") else store.get(row.path)
+        except FileNotFoundError:
+            yield replace(row, status=GONE, path=None, error="it is not in the image store any more")
+            continue
+        if hashlib.sha256(data).hexdigest() != row.sha256:
+            yield replace(row, status=GONE, path=None, error="other bytes stand in its place in the image store")
+        elif row.decoded or (problem := decode_problem(data)) is None:
+            yield replace(row, decoded=True)
+        else:
+            yield replace(row, status=UNDECODABLE, path=None, sha256=None, error=problem)
+
+
+# -- addresses -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UrlTask(ImageTask):
+    """The images of `CHUNK_ROWS` rows of a shard of samples.
+
+    Which of the rows are fetched depends on the filter and changes with it, so the fingerprint names the place of
+    the rows alone: a chunk is made again only when a row that is wanted is not in its index yet, and then only that
+    row is fetched.
+
+    Attributes:
+        wanted: SQL of the wanted rows of the whole shard: row, image key, address.
+        share: how many processes fetch at the same time.
+        retry: statuses that are worth another try; their rows are fetched again.
+        min_success: share of the first addresses that have to give an image; None where that is known already.
+        refetch: fetch what is there already too.
+    """
+
+    table: str
+    shard: str
+    chunk: int
+    wanted: str
+    fetch: Fetch
+    allow_private_hosts: bool
+    share: int
+    retry: tuple[str, ...]
+    min_success: float | None
+    refetch: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Which rows, and where and as what their images are kept."""
+        return fingerprint([VERSION, self.table, self.shard, self.chunk, CHUNK_ROWS, self.store.facts])
+
+
+def make_from_urls(task: UrlTask) -> None:
+    """Fetch and store the images that a chunk lacks, and write its shard of the index.
+
+    Raises:
+        SourceError: so few addresses gave an image that it must be this machine, or the whole list.
+    """
+    from prep.images.fetch import Fetched, fetch_all
+    from prep.images.index import IndexRow, describe
+    from prep.images.spool import Spool
+    from prep.stages.image_guard import Guard
+
+    store = task.store.open(task.output.stem)
+    spool = Spool(task.output, task.fingerprint, store)
+    known = {row.image_key: row for row in _known(task, store)}
+    # What failed before the run was killed or stopped is tried again.
+    known |= {row.image_key: row for row in spool.rows() if row.path is not None and row.image_key not in known}
+    spool.replace(known.values())
+    missing = _missing_images(task, known)
+    guard = Guard(task.store.dataset, len(missing), task.min_success)
+
+    async def keep(place: int, fetched: Fetched) -> None:
+        key, url = missing[place]
+        row = IndexRow(key, fetched.status, url, error=fetched.error)
+        if fetched.status == "ok":
+            name, how = f"{key[:2]}/{key}", task.store.encode
+            row, data = describe(key, name, url, fetched.data, how, verify=task.verify, min_side=task.fetch.min_side)
+            if row.path is not None:
+                await store.put_async(row.path, data)
+        spool.add(row)
+        guard.see(row)
+
+    try:
+        fetch_all(
+            (url for _, url in missing),
+            keep,
+            task.fetch,
+            allow_private_hosts=task.allow_private_hosts,
+            share=task.share,
+        )
+        guard.end()
+    finally:
+        spool.flush()
+    spool.finish(_ADDRESSES)
+
+
+def _known(task: UrlTask, store: Store) -> Iterator[IndexRow]:
+    """The chunk's index as it stands, unless its images are to be fetched anew or were kept elsewhere."""
+    from prep.images.index import index_rows
+
+    if task.refetch or fingerprint_in(task.output) != task.fingerprint:
+        return
+    rows = index_rows(task.output)
+    rows = verified(store, rows) if task.verify else rows
+    yield from (row for row in rows if not is_retried(row.status, (*task.retry, GONE)))
+
+
+def is_retried(status: str, retry: Collection[str]) -> bool:
+    """Whether an address with this status is to be fetched again."""
+    return status in retry or (FAILED in retry and status != "ok")
+
+
+def _missing_images(task: UrlTask, known: dict[str, IndexRow]) -> list[tuple[str, str]]:
+    """(image key, address) of the chunk's rows that are wanted and not known, in row order."""
+    first = task.chunk * CHUNK_ROWS
+    query = (
+        f"SELECT {IMAGE_KEY}, any_value({URL}) FROM {task.wanted} "
+        f"WHERE {ROW} BETWEEN {first} AND {first + CHUNK_ROWS - 1} GROUP BY {IMAGE_KEY} ORDER BY min({ROW})"
+    )
+    with sql.connect(task.output) as connection:
+        return [(key, url) for key, url in connection.execute(query).fetchall() if key not in known]
