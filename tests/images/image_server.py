@@ -106,9 +106,9 @@ class ImageServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for transport in list(self.open):
-            transport.abort()
-        while self.open:
+        while self.open or len(asyncio.all_tasks()) > 1:  # those being accepted are tasks
+            for transport in list(self.open):
+                transport.abort()
             await asyncio.sleep(0.001)
 
 

@@ -101,3 +101,15 @@ def test_what_is_left_over_goes(tmp_path: Path) -> None:
     spool.flush()
     remove_spools(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_stored_under_another_path_now_is_told(tmp_path: Path) -> None:
+    def made(**paths: str | None) -> list[str]:
+        spool = Spool(tmp_path / "s.parquet", "task", DiskStore(tmp_path))
+        for key, path in paths.items():
+            spool.add(IndexRow(key, "ok" if path else "http_404", "m", path=path))
+        return spool.finish(EVERY_ROW)
+
+    assert made(same="1.jpg", moved="2.jpg", gone="3.jpg", adopted="/data/4.jpg", swapped="5.jpg", other="6.jpg") == []
+    now = {"same": "1.jpg", "moved": "2.webp", "gone": None, "adopted": "4.jpg", "swapped": "6.jpg", "other": "7.jpg"}
+    assert sorted(made(**now)) == ["2.jpg", "5.jpg"]

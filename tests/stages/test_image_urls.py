@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from image_sets import index, make_addresses, picture, run, statuses
 
+from prep.config import Encode
 from prep.errors import SourceError, UsageError
 from prep.images import fetch, spool
 from prep.images.index import IndexRow
@@ -160,3 +161,17 @@ def test_verify_decodes_what_is_stored_and_brings_again_what_is_gone(world: Worl
         "broken": False,
     }
     assert paths["changed"].read_bytes() == picture(2) and paths["lost"].read_bytes() == picture(1)
+
+
+def test_what_is_encoded_anew_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(
+        tmp_path, serve(world, one=picture(1, (100, 50)), two=picture(2, (10, 10))), fetch={"min_side": 1}
+    )
+    run(workspace)
+    encode = Encode(format="webp", max_side=20)
+    workspace.remember_rules(workspace.given_rules().with_encode(encode, ["pics"]))
+    workspace = Workspace(workspace.root)
+    run(workspace, force=True)
+    stored = [path for path in (workspace.root / "images").rglob("*") if path.is_file()]
+    assert sorted(path.suffix for path in stored) == [".webp", ".webp"]
+    assert {row["format"] for row in index(workspace)} == {"WEBP"}

@@ -283,15 +283,17 @@ def images_(
 
     --max-side, --format and --quality stay for later runs until `--as-published`.
     """
-    from prep.cli.image_options import adopt_folder, encoding, image_options
+    from prep.cli.image_options import adopt_folder, encoding, image_options, with_addresses
     from prep.stages.images import images
 
     workspace = _workspace()
-    datasets = workspace.select_datasets(names or [])
+    datasets: Sequence[Dataset] = workspace.select_datasets(names or [])
     given = encoding(max_side, format_, quality)
     options = image_options(retry, all_, verify, delete_parts, min_success)
+    if options.retry and not names:
+        datasets = with_addresses(workspace, datasets)
     if adopt is not None:
-        workspace = adopt_folder(workspace, [dataset.name for dataset in datasets], adopt, dry_run)
+        workspace = adopt_folder(workspace, datasets, adopt, dry_run)
     before = workspace.given_rules()
     chosen = [dataset.name for dataset in datasets] if names else []
     workspace = workspace.with_given(before.with_encode(given, chosen, reset=as_published))

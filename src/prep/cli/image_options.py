@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prep.config import Encode
+    from prep.config import Dataset, Encode
     from prep.stages.images import ImageOptions
     from prep.workspace import Workspace
 
@@ -28,7 +28,10 @@ def encoding(max_side: int | None, format_: str | None, quality: int | None) -> 
     except ValidationError as error:
         problem = error.errors()[0]
         option = "--" + str(problem["loc"][0]).replace("_", "-")
-        raise UsageError(f"{option} {problem['input']}: {problem['msg']}", "For example --max-side 1024.") from error
+        message = problem["msg"].removeprefix("Input should be ")
+        raise UsageError(
+            f"{option} {problem['input']}: must be {message}", "For example --max-side 1024 --format jpeg --quality 90."
+        ) from error
 
 
 def image_options(
@@ -78,15 +81,33 @@ def _statuses(text: str | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def adopt_folder(workspace: Workspace, datasets: Sequence[str], folder: Path, dry_run: bool) -> Workspace:
+def with_addresses(workspace: Workspace, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Those of the datasets whose images are behind addresses.
+
+    Raises:
+        UsageError: there are none.
+    """
+    from prep.config import UrlImages
+    from prep.errors import UsageError
+
+    chosen = [dataset for dataset in datasets if isinstance(workspace.images(dataset), UrlImages)]
+    if not chosen:
+        raise UsageError("no dataset here has images behind addresses, so --retry has none to go back to", "")
+    return chosen
+
+
+def adopt_folder(workspace: Workspace, datasets: Sequence[Dataset], folder: Path, dry_run: bool) -> Workspace:
     """Write into prep.yaml that a dataset's images are in `folder`; the workspace as it is then.
 
     Raises:
-        UsageError: not exactly one dataset is named.
-        WorkspaceError: there is no such folder.
+        ConfigError: prep.yaml names another folder for it.
+        UsageError: not exactly one dataset is named, or its images are in no archives.
+        WorkspaceError: there is no such folder, or no image in it.
     """
+    from prep.config import ArchiveImages, ParquetImages
     from prep.errors import UsageError, WorkspaceError
     from prep.files import write_text
+    from prep.images.folder import list_images
     from prep.workspace import CONFIG_NAME, Workspace
     from prep.yaml_edit import add_keys, read_exact
 
@@ -99,8 +120,15 @@ def adopt_folder(workspace: Workspace, datasets: Sequence[str], folder: Path, dr
         raise WorkspaceError(f"there is no folder {folder}", "Check what follows --adopt.")
     if dry_run:
         raise UsageError("--adopt writes into prep.yaml, and --dry-run writes nothing", "Give one of them.")
+    if not isinstance(datasets[0].images, ArchiveImages | ParquetImages):
+        raise UsageError(
+            f"--adopt: the images of {datasets[0].name} are in no archives that a folder could stand for",
+            "A table of your own with a column of paths is for `prep add`.",
+        )
+    if next(list_images(folder), None) is None:
+        raise WorkspaceError(f"there are no images below {folder}", "Check what follows --adopt.")
     path = workspace.root / CONFIG_NAME
-    place = {datasets[0]: str(folder.resolve())}
+    place = {datasets[0].name: str(folder.resolve())}
     with workspace.exclusive():
         write_text(path, add_keys(read_exact(path), "image_folders", place), follow_links=True)
     return Workspace(workspace.root)

@@ -31,6 +31,7 @@ MAX_ERROR_BYTES = 300
 RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
 WINDOW = 8  # addresses read ahead, as a multiple of the connections
 WATCH_SECONDS = 30.0  # beyond twice `Fetch.seconds`, an address under way is given up whatever holds it
+_FILES_EACH = 3  # a connection in use, one kept for later, and one that is being closed
 _OTHER_FILES = 256  # which this process may have open beside its connections
 
 _GIVEN_UP = Fetched("timeout", error="given up by the watchdog: nothing came of it, not even an error")
@@ -352,10 +353,10 @@ class _Run:
 
 def _within_open_files(connections: int) -> int:
     """As many connections as this process may open files for; its limit is raised where that is allowed."""
-    wanted = 2 * connections + _OTHER_FILES
+    wanted = _FILES_EACH * connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return connections
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(connections, max(1, (soft - _OTHER_FILES) // 2))
+    return min(connections, max(1, (soft - _OTHER_FILES) // _FILES_EACH))

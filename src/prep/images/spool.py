@@ -105,11 +105,14 @@ class Spool:
             self._rows, self._number = [], self._number + 1
         self._flushed = time.monotonic()
 
-    def finish(self, query: str) -> None:
+    def finish(self, query: str) -> list[str]:
         """Write the shard, whole or not at all, and let go of the pieces.
 
         Args:
             query: SQL over `rows`, the rows with their `place`; gives them in the order they are to have.
+
+        Returns:
+            paths of stored images that the shard named before, and that are stored under another path now.
         """
         self.flush()
         pieces = self._pieces()
@@ -117,9 +120,19 @@ class Spool:
             empty = SCHEMA.empty_table().replace_schema_metadata({sql.TASK_KEY: self._task})
             with atomic_path(self._shard) as temporary:
                 pq.write_table(empty, temporary, compression="zstd")
-            return
+            return []
         columns = ", ".join(SCHEMA.names)
         with sql.connect(self._shard) as connection, sql.data_errors(str(self._folder)):
-            chosen = f"WITH rows AS (SELECT * FROM {sql.parquet_files(pieces)}) SELECT {columns} FROM ({query})"
+            rows = f"WITH rows AS (SELECT * FROM {sql.parquet_files(pieces)})"
+            left = []
+            if self._shard.is_file():
+                moved = (
+                    f"{rows} SELECT DISTINCT old.path FROM {sql.parquet_files([self._shard])} old JOIN rows "
+                    "USING (image_key) WHERE rows.path != old.path AND NOT starts_with(old.path, '/') "
+                    "AND old.path NOT IN (SELECT path FROM rows WHERE path IS NOT NULL)"
+                )
+                left = [path for (path,) in connection.execute(moved).fetchall()]
+            chosen = f"{rows} SELECT {columns} FROM ({query})"
             sql.copy_to_parquet(connection, chosen, self._shard, {sql.TASK_KEY: self._task})
         shutil.rmtree(self._folder, ignore_errors=True)
+        return left

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from prep.images.addresses import Address
 from prep.images.request import Answer, Fetched
 
-DEAD_AFTER_WAVES = 3  # a host is dead that did not answer so many attempts, one after the other,
+DEAD_AFTER_FAILURES = 3  # a host is dead that did not answer so many attempts, one after the other,
 DEAD_AFTER_SECONDS = 5.0  # over at least so long,
 BUSY_AFTER_SECONDS = 60.0  # or so long asked for pauses and got them;
 DEAD_SECONDS = 180.0  # it is not asked again for so long
@@ -28,9 +28,9 @@ class Host:
         is_looked_up: its name is being looked up.
         ips: its IP addresses; none where a proxy knows them.
         best: counts up when an IP address proves wrong.
-        failures: waves in a row in which no answer came, or (`is_busy`) only the wish to be left alone; attempts side by
+        failures: attempts in a row that got no answer, or (`is_busy`) only the wish to be left alone; those side by
             side count once.
-        failing_since, failed_at: when the first and the last of these waves ended.
+        failing_since, failed_at: when the first and the last of these ended.
         dead, dead_until: what all its addresses end in until then, without being asked for.
     """
 
@@ -76,7 +76,7 @@ class Host:
             return False
         self.failed_at = now
         is_long = now - self.failing_since >= (BUSY_AFTER_SECONDS if is_busy else DEAD_AFTER_SECONDS)
-        if is_long and self.failures >= max(DEAD_AFTER_WAVES, len(self.ips)):
+        if is_long and self.failures >= max(DEAD_AFTER_FAILURES, len(self.ips)):
             words = f"{answer.fetched.error} (as in {self.failures} attempts in a row: not asked again for a while)"
             self.dead, self.dead_until = replace(answer.fetched, error=words), now + DEAD_SECONDS
             return True

@@ -20,6 +20,7 @@ from prep.stages.shards import ShardTask, fingerprint_in
 
 if TYPE_CHECKING:
     from prep.images.index import IndexRow
+    from prep.images.spool import Spool
     from prep.images.store import Store
 
 VERSION = 2  # raise when the same inputs give other bytes
@@ -242,12 +243,18 @@ def make_local(task: LocalTask) -> None:
             gone += row.status == GONE
             spool.add(row)
         if not gone or (isinstance(task, PartsTask) and task.is_freed):
-            spool.finish("SELECT * FROM rows ORDER BY place")
+            _finish(spool, store, "SELECT * FROM rows ORDER BY place")
             return
         spool.replace()
     for found in task.found(spool.count):
         spool.add(_stored(store, task, found))
-    spool.finish(_MEMBERS)
+    _finish(spool, store, _MEMBERS)
+
+
+def _finish(spool: Spool, store: Store, query: str) -> None:
+    """Write the shard, then delete what an earlier one had stored under names that nothing uses any more."""
+    for path in spool.finish(query):
+        store.delete(path)
 
 
 def _stored(store: Store, task: LocalTask, found: Found) -> IndexRow:
@@ -372,7 +379,7 @@ def make_from_urls(task: UrlTask) -> None:
         guard.end()
     finally:
         spool.flush()
-    spool.finish(_ADDRESSES)
+    _finish(spool, store, _ADDRESSES)
 
 
 def _known(task: UrlTask, store: Store) -> Iterator[IndexRow]:

@@ -79,7 +79,10 @@ def images(
     """
     kind = workspace.images(dataset)
     if options.retry and not isinstance(kind, UrlImages):
-        raise UsageError(f"{dataset.name}: its images come from no addresses, so --retry has none to go back to", "")
+        raise UsageError(
+            f"{dataset.name}: its images come from no addresses, so --retry has none to go back to",
+            f"`prep images {dataset.name} --verify decode` looks at what is stored.",
+        )
     if isinstance(kind, UrlImages):
         return _from_urls(workspace, dataset, options, force, dry_run)
     if isinstance(kind, FolderImages):
