@@ -840,7 +840,7 @@ def everything() -> Iterator[ImageServer]:
         yield running
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     kinds=st.lists(st.sampled_from(sorted(EXPECTED.keys() - {"silent"})), max_size=60),
     silent=st.integers(0, 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prep.manifest import Manifest, Shard
 
-CHUNK_ROWS = 10_000  # rows of samples whose images are fetched, and committed, together
+CHUNK_ROWS = 5_000  # rows of samples whose images are fetched, and committed, together
 NOT_FETCHED = "image_not_fetched"  # filter's reason for a row that passes every rule but has no image yet
 
 

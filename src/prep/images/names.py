@@ -16,7 +16,7 @@ import pycares
 
 SECONDS = 10.0  # for one lookup, all its tries together
 TRIES = 2
-AT_ONCE = 100  # lookups; many name servers of home and cloud networks drop more
+AT_ONCE = 75  # lookups, of two questions each; name servers of home networks take 150
 SIZE = 100_000  # names remembered
 FRESH_SECONDS = (60.0, 3600.0)  # an answer is good for as long as it says, but within these
 UNKNOWN_SECONDS = 300.0  # so long a name that does not exist is taken for that
@@ -136,7 +136,7 @@ class Names:
         if self._resolver is None or self._count >= RENEW_AFTER:
             # Names with a dot are first taken as they stand, and only then for names of the machine's own domain.
             self._resolver = aiodns.DNSResolver(
-                self._servers, timeout=self._seconds / 4, tries=TRIES, ndots=1, resolvconf_path=self._resolv_conf
+                self._servers, timeout=self._seconds / 5, tries=TRIES, ndots=1, resolvconf_path=self._resolv_conf
             )
             self._count = 0
         self._count += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -98,7 +97,7 @@ class Spool:
         if self._rows:
             self._store.sync()
             first = self.count - len(self._rows)
-            data = [{"place": first + place, **asdict(row)} for place, row in enumerate(self._rows)]
+            data = [{"place": first + place, **vars(row)} for place, row in enumerate(self._rows)]
             table = pa.Table.from_pylist(data, schema=_PLACED).replace_schema_metadata({sql.TASK_KEY: self._task})
             with atomic_path(self._folder / f"{self._number:06d}-{len(data)}.parquet") as temporary:
                 pq.write_table(table, temporary)

@@ -232,21 +232,15 @@ def _look_inside(source: Source, held: Entry, at: int, shared: dict[bytes, bytes
 
     A tar inside the tar has headers of its own, so that is not looked into.
     """
+    entry = None
     missing = held.data_at + held.size - source.size
-    block = source.pread(BLOCK, at)
-    if (missing > 0 or block.strip(b"\0")) and source.floor <= held.data_at:
-        first = _entry_at(source, held.data_at, shared)
-        entry = None if first else _find_member(source, held.data_at, min(at, source.size), shared)
-        if entry and entry.at < held.data_at + held.size:
-            there = entry.at - held.data_at
-            error = f"the next member begins after {there:,} of its {held.size:,} bytes"
-            return entry, held._replace(error=error)
-        if entry:
-            return entry, held
-    if missing > 0:
-        error = f"the archive ends {missing:,} bytes before it does"
-        return None, held._replace(error=error)
-    return None, held
+    if missing > 0 or source.pread(BLOCK, at).strip(b"\0"):
+        if source.floor <= held.data_at and not held.name.lower().endswith(".tar"):
+            entry = _find_member(source, held.data_at, min(at, source.size), shared)
+    error = f"the archive ends {missing:,} bytes before it does" if missing > 0 else None
+    if entry and entry.at < held.data_at + held.size:
+        error = f"the next member begins after {entry.at - held.data_at:,} of its {held.size:,} bytes"
+    return entry, held._replace(error=error)
 
 
 def _look_behind(

@@ -140,15 +140,19 @@ class _Gzip:
         return self._decoder.unused_data
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """What `data` unpacks to; deflate makes at most 1,032 bytes of one."""
-        before = self._decoder.copy()  # 0.5 us
-        try:
-            piece = self._decoder.decompress(data)
-        except zlib.error as error:
-            self.error = str(error)
-            piece = _salvage(before, data)
-        if piece:
-            yield piece
+        """What `data` unpacks to, in pieces of bounded size."""
+        is_more = True
+        while is_more and not self._decoder.eof:
+            before = self._decoder.copy()  # takes 0.5 us
+            try:
+                piece = self._decoder.decompress(data, PIECE_BYTES)
+            except zlib.error as error:
+                self.error = str(error)
+                piece = _salvage(before, data)
+            if piece:
+                yield piece
+            data = self._decoder.unconsumed_tail
+            is_more = self.error is None and (bool(data) or len(piece) == PIECE_BYTES)
 
 
 def _salvage(decoder: zlib._Decompress, data: bytes) -> bytes:

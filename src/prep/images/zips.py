@@ -69,7 +69,7 @@ def find_directory(file: JoinedFile) -> Directory | None:
                 *_, size, offset = _END_RECORD_64.unpack(record)
                 end = record_at
         start = end - size
-        if start >= 0 and (size == 0 or file.pread(4, start) == _CENTRAL):
+        if start >= 0 and (file.pread(4, start) == _CENTRAL if size else file.pread(4, 0) != _LOCAL):
             return Directory(start, end, start - offset)
     return None
 
@@ -102,7 +102,7 @@ def walk_directory(file: JoinedFile, directory: Directory) -> Iterator[Entry]:
         kind = stat.S_IFMT(attributes >> 16) if made_by >> 8 == _UNIX else 0
         is_file = kind in (0, stat.S_IFREG) and not raw.endswith(b"/")
         member = Packed(method, flags, crc, packed, directory.shift)
-        yield Entry(offset + directory.shift, 0, _name(raw, flags, extra), is_file, 0, size, packed=member)
+        yield Entry(offset, 0, _name(raw, flags, extra), is_file, 0, size, packed=member)
 
 
 def walk_headers(file: JoinedFile) -> Iterator[Entry]:
@@ -144,7 +144,7 @@ def read(file: JoinedFile, entry: Entry) -> bytes:
     if packed.size > entry.size + entry.size // 8 + 1024:
         raise Damaged(f"{packed.size:,} bytes that unpack to {entry.size:,}")
     # Where bytes were lost or doubled, members before that place stand where the directory says.
-    data_at = entry.data_at or _data_at(file, entry.at) or _data_at(file, entry.at - packed.shift)
+    data_at = entry.data_at or _data_at(file, entry.at + packed.shift) or _data_at(file, entry.at)
     if not data_at:
         raise Damaged(f"no header of its own at byte {entry.at:,}")
     raw = file.pread(packed.size, data_at)
