@@ -261,7 +261,7 @@ def calls(node: ast.AST, *names: str) -> Iterator[ast.Call]:
 
 def statuses_in_code() -> set[str]:
     found: set[str] = set()
-    for path in [*(SOURCE / "images").glob("*.py"), SOURCE / "stages" / "image_tasks.py"]:
+    for path in [*(SOURCE / "images").glob("*.py"), *(SOURCE / "stages").glob("image_*.py")]:
         for function, assigned in functions(path):
             for call in calls(function, "Fetched", "Probe"):
                 found.update(strings(call.args[0], assigned))
@@ -275,7 +275,7 @@ def test_every_image_status_is_documented() -> None:
     cells = first_cells(section(DOCS / "images.md", "## Statuses"))
     assert {span for cell in cells for span in spans(cell)} == known
     assert statuses_in_code() <= known
-    texts = [path.read_text() for path in [*(SOURCE / "images").glob("*.py"), SOURCE / "stages" / "image_tasks.py"]]
+    texts = [path.read_text() for path in [*(SOURCE / "images").glob("*.py"), *(SOURCE / "stages").glob("image_*.py")]]
     rest = "".join(text for text in texts if "OF_ADDRESSES = " not in text)
     assert [status for status in known if f'"{status}"' not in rest and not status.startswith("http_")] == []
 

@@ -316,9 +316,7 @@ class GivenImages(Model):
     kind: Literal["given"]
 
 
-Images = Annotated[
-    UrlImages | ArchiveImages | ParquetImages | FolderImages | GivenImages, Field(discriminator="kind")
-]
+Images = Annotated[UrlImages | ArchiveImages | ParquetImages | FolderImages | GivenImages, Field(discriminator="kind")]
 
 
 class Records(Model):
@@ -505,7 +503,7 @@ class Fetch(Model):
     Attributes:
         connections: at once in all, shared out between the workers.
         per_host: at once to one host, shared out between the workers.
-        seconds: for one attempt at one image, from looking up its host's name to its last byte.
+        seconds: for one attempt at one image, from connecting to its last byte; a name has at most ten besides.
         bytes_per_second: an image that comes more slowly for ten seconds is given up.
         attempts: at one image, where a failure may pass.
         max_bytes: of one image.

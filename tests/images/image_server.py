@@ -105,6 +105,9 @@ class ImageServer:
         self.port = listener.getsockname()[1]
         self._ready.set()
         await self._stop.wait()
+        # What is being accepted has to become a connection first: a closed server would leave its socket open.
+        self._loop.remove_reader(listener)
+        await asyncio.sleep(0.001)
         server.close()
         while self.open or len(asyncio.all_tasks()) > 1:  # those being accepted are tasks
             for transport in list(self.open):

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from prep.images.archives import read_members
 from prep.images.joined import JoinedFile
 from prep.images.unpacked import Unpacked
 
-COMPRESS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
 EIGHT = {f"{n}.jpg": bytes([n]) + bytes(range(256)) * 11 for n in range(8)}  # a header and six blocks each
 
 

@@ -13,7 +13,6 @@ from archive_samples import header, members, read, tar_bytes, told
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from prep.errors import DataError
 from prep.images.archives import Member, read_members, safe_member
 
 FORMATS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import os
 import random
@@ -685,6 +686,30 @@ def test_certificates_are_checked_for_the_name_that_was_asked_for(
         assert result.status == "tls" and "certificate" in str(result.error)
 
 
+HANDSHAKES = {
+    "closes": (b"", "connect"),  # which may pass
+    "alert": (b"\x15\x03\x01\x00\x02\x02\x28", "tls"),
+    "no TLS": (b"HTTP/1.1 400 Bad Request\r\n\r\n", "tls"),
+}
+
+
+@pytest.mark.parametrize("kind", HANDSHAKES)
+def test_a_handshake_that_fails_is_told_from_one_that_is_broken_off(kind: str) -> None:
+    answer, status = HANDSHAKES[kind]
+
+    def shake(listener: socket.socket) -> None:
+        with listener.accept()[0] as one:
+            one.recv(9999)
+            one.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=shake, args=[listener])
+        thread.start()
+        (result,) = fetched(f"https://127.0.0.1:{listener.getsockname()[1]}/", attempts=1)
+        thread.join()
+    assert result.status == status and result.error
+
+
 @pytest.mark.parametrize("is_tls", [False, True])
 def test_connections_are_kept(authority: trustme.CA, is_tls: bool) -> None:
     with ImageServer({"a": reply(body=b"abc")}, server_context(authority) if is_tls else None) as server:
@@ -760,6 +785,27 @@ def test_an_error_of_a_callback_of_libcurl_ends_everything(monkeypatch: pytest.M
         fetched(server.url("a"))
 
 
+def test_an_error_of_watching_a_socket_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "_FOR_ITS_SOCKET", dict.fromkeys((1, 2, 3), 99))
+    with ImageServer({"a": reply()}) as server, pytest.raises(ValueError, match="99"):
+        fetched(server.url("a"))
+
+
+def test_without_room_for_sockets_it_ends_and_without_a_kind_of_network_only_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_socket(*of: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(request, "CurlSocket", no_socket)
+    with ImageServer({"a": reply()}) as server:
+        number = errno.EAFNOSUPPORT
+        assert statuses(server.url("a"), attempts=2) == ["connect"]
+        number = errno.EMFILE
+        with pytest.raises(OSError, match=os.strerror(number)):
+            fetched(server.url("a"))
+
+
 def cancelled() -> BaseException:
     return asyncio.CancelledError("one's own")
 
@@ -801,7 +847,7 @@ def test_no_more_connections_than_this_process_may_open(monkeypatch: pytest.Monk
     limits = [(1024, 4096)]
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: limits.append(pair))
-    assert [fetch._within_open_files(n) for n in (1, 256, 1000, 10_000)] == [1, 256, 1000, 1280]
+    assert [transfers.within_open_files(n) for n in (1, 256, 1000, 10_000)] == [1, 256, 1000, 1280]
     assert limits == [(1024, 4096), (3256, 4096), (4096, 4096)]
 
 

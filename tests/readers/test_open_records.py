@@ -16,7 +16,8 @@ import pytest
 from prep import sql
 from prep.config import Records
 from prep.errors import DataError
-from prep.readers import open_records
+from prep.images.archives import split_member
+from prep.readers import open_records, webdataset
 
 Rows = tuple[list[str], list[tuple[Any, ...]]]
 
@@ -167,14 +168,19 @@ def test_a_part_without_records_is_said(tmp_path: Path) -> None:
     assert caught.value.message == f"{part} has no records"
 
 
-def test_a_reader_that_fails_late_keeps_its_own_words(tmp_path: Path) -> None:
-    # The first batch is good; the tar breaks off while DuckDB is reading.
+def test_a_reader_that_fails_late_keeps_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first batch is good; the reader fails while DuckDB is reading.
     part = tar(tmp_path / "a.tar", *((f"{n:05}.txt", b"text") for n in range(3000)))
-    with part.open("r+b") as file:
-        file.truncate(part.stat().st_size - 100_000)
+
+    def split(name: str) -> tuple[str, str]:
+        if name.startswith("02500"):
+            raise DataError(f"{name} is more than it can bear", "")
+        return split_member(name)
+
+    monkeypatch.setattr(webdataset, "split_member", split)
     with pytest.raises(DataError) as caught:
         rows_of(part, format="webdataset")
-    assert caught.value.message.startswith(f"{part} cannot be read as an archive to its end: ")
+    assert caught.value.message == "02500.txt is more than it can bear"
 
 
 def test_a_parquet_part_that_is_damaged_inside_is_an_error(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from prep.stages import image_guard
 from prep.stages.image_guard import Guard
 
 
-def seen(statuses: list[str], *, total: int | None = None, min_success: float | None = 0.1) -> str | None:
-    """How many results the guard takes and what it says; None when it lets all pass."""
-    guard = Guard("set", len(statuses) if total is None else total, min_success)
+def seen(statuses: list[str], *, min_success: float | None = 0.1) -> str | None:
+    """What the guard says of these results; None when it lets all pass."""
+    guard = Guard("set", min_success)
     try:
         for number, status in enumerate(statuses):
             guard.see(IndexRow(f"key-{number}", status, f"http://h/{number}", error=None if status == "ok" else "why"))
@@ -57,6 +57,7 @@ def test_a_list_with_many_dead_addresses_passes() -> None:
 
 def test_a_handful_is_no_measure() -> None:
     assert seen(["http_404"] * 9) is None
+    assert seen(["http_404"] * 10) is not None
     assert seen(["dns"] * 9) is None
     said = seen(["dns"] * 10, min_success=0)
     assert said is not None and said.startswith("set: of 10 addresses 0 gave an image; 10 dns;")
@@ -64,7 +65,7 @@ def test_a_handful_is_no_measure() -> None:
 
 def test_a_network_that_goes_in_the_middle_is_noticed() -> None:
     good = ["ok"] * 40
-    said = seen(good + ["connect"] * 20, total=100, min_success=None)
+    said = seen(good + ["connect"] * 20, min_success=None)
     assert said is not None and said.startswith("set: of 20 addresses 0 gave an image; 20 connect;")
-    assert seen(good + ["connect"] * 19 + ["ok"], total=100) is None
-    assert seen(good + ["http_404"] * 20, total=100) is None
+    assert seen(good + ["connect"] * 19 + ["ok"]) is None
+    assert seen(good + ["http_404"] * 20) is None

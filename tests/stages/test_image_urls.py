@@ -12,7 +12,8 @@ from prep.errors import SourceError, UsageError
 from prep.images import fetch, spool
 from prep.images.index import IndexRow
 from prep.publishers import Fault, World
-from prep.stages import image_guard
+from prep.stages import image_guard, image_urls
+from prep.stages import images as images_stage
 from prep.stages.filter import filter_table
 from prep.workspace import Workspace
 
@@ -175,3 +176,19 @@ def test_what_is_encoded_anew_leaves_nothing_behind(world: World, tmp_path: Path
     stored = [path for path in (workspace.root / "images").rglob("*") if path.is_file()]
     assert sorted(path.suffix for path in stored) == [".webp", ".webp"]
     assert {row["format"] for row in index(workspace)} == {"WEBP"}
+
+
+def test_a_slow_address_holds_no_other_chunk_up(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (image_urls, images_stage):
+        monkeypatch.setattr(module, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(image_guard, "FIRST", 5)
+    urls = serve(world, slow=Fault(body=picture(), drip_seconds=1.0), **{f"p{n:02}": picture(n) for n in range(39)})
+    workspace = make_addresses(tmp_path, urls)
+    outcome = run(workspace)
+    assert (outcome.made, outcome.total) == (4, 4)
+    shards = sorted(workspace.index("pics").glob("*.parquet"))
+    assert len(shards) == 4 and shards[0] == max(shards, key=lambda path: path.stat().st_mtime_ns)
+    assert list(statuses(workspace).values()) == ["ok"] * 40
+    assert asked(world) == sorted(url.rpartition("/")[2] for url in urls)
+    run(workspace, retry=("dns",))
+    assert asked(world) == []

@@ -62,7 +62,7 @@ def _statuses(text: str | None) -> tuple[str, ...]:
     from prep.config import nearest
     from prep.errors import UsageError
     from prep.images.statuses import OF_ADDRESSES, OF_ANY
-    from prep.stages.image_tasks import FAILED
+    from prep.stages.image_urls import FAILED
 
     if text is None:
         return ()

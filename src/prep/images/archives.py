@@ -23,7 +23,7 @@ from prep.images.unpacked import MAGIC, Unpacked
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
-SHARE_BYTES = 1 << 30  # of an archive that can be read from anywhere, for one worker
+SHARE_BYTES = 1 << 30  # at most, of an archive that can be read from anywhere, for one worker
 
 MAX_NAME_BYTES = 800  # of S3's 1,024 for a key, which has a prefix before it
 MAX_STEP_BYTES = 200  # of the 255 that file systems allow, which hold an extension and `.tmp` too
@@ -51,7 +51,7 @@ class Member:
 
 
 def count_shares(paths: Sequence[Path]) -> int:
-    """Into how many pieces of work an archive is cut: those that can be read from anywhere, one for each SHARE_BYTES.
+    """Into how many equal pieces of work of at most SHARE_BYTES an archive is cut; 1 if it has to be read in order.
 
     Args:
         paths: the archive's parts, in order.
@@ -76,8 +76,9 @@ def read_members(paths: Sequence[Path], share: int = 0, *, skip: int = 0) -> Ite
     """
     with JoinedFile(paths) as file, archive_errors(paths[0]):
         kind = _kind(file)
-        span = range(share * SHARE_BYTES, (share + 1) * SHARE_BYTES)
-        if share == _count_shares(file, kind) - 1:
+        shares = _count_shares(file, kind)
+        span = range(file.size * share // shares, file.size * (share + 1) // shares)
+        if share == shares - 1:
             span = range(span.start, 1 << 64)
         entries: Iterable[Entry]
         if kind == "zip":

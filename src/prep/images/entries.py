@@ -32,7 +32,8 @@ class Entry(NamedTuple):
     """A member, or a stretch that cannot be read.
 
     Attributes:
-        at: where its header begins, in bytes of the archive (of what a compressed tar unpacks to).
+        at: where its header begins, in bytes of the archive or of what a compressed tar unpacks to; in a zip with a
+            directory, where that says.
         end: where the next header should begin.
         name: of a stretch, which bytes it is.
         is_file: a regular member: no folder, link, device or sparse file.

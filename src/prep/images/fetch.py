@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import resource
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from prep.config import Fetch
 from prep.images.addresses import Address, follow, parse_address
 from prep.images.names import Names, UnknownName
 from prep.images.request import USER_AGENT, Answer, Fetched, Request
-from prep.images.transfers import Transfers
+from prep.images.transfers import Transfers, within_open_files
 from prep.images.turns import Host, Job, Turns
 from prep.web import may_connect, proxy_addresses
 
@@ -31,8 +30,6 @@ MAX_ERROR_BYTES = 300
 RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
 WINDOW = 8  # addresses read ahead, as a multiple of the connections
 WATCH_SECONDS = 30.0  # beyond twice `Fetch.seconds`, an address under way is given up whatever holds it
-_FILES_EACH = 3  # a connection in use, one kept for later, and one that is being closed
-_OTHER_FILES = 256  # which this process may have open beside its connections
 
 _GIVEN_UP = Fetched("timeout", error="given up by the watchdog: nothing came of it, not even an error")
 T = TypeVar("T")
@@ -67,7 +64,7 @@ class _Run:
     def __init__(self, urls: Iterable[str], keep: Keep, fetch: Fetch, allow_private_hosts: bool, share: int) -> None:
         self.urls = enumerate(urls)
         self.keep, self.fetch, self.allow_private_hosts = keep, fetch, allow_private_hosts
-        self.connections = _within_open_files(max(1, fetch.connections // share))
+        self.connections = within_open_files(max(1, fetch.connections // share))
         self.turns = Turns(max(1, fetch.per_host // share), self.wake_one)
         self.settled: deque[tuple[int, Fetched]] = deque()
         self.unfinished = 0  # read, and not on the way to `keep` yet
@@ -349,14 +346,3 @@ class _Run:
             self.broken.set_exception(error)
         else:
             loop.default_exception_handler(context)
-
-
-def _within_open_files(connections: int) -> int:
-    """As many connections as this process may open files for; its limit is raised where that is allowed."""
-    wanted = _FILES_EACH * connections + _OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return connections
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(connections, max(1, (soft - _OTHER_FILES) // _FILES_EACH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,7 +86,7 @@ def describe(
     row = _row(image_key, source, seen, data, status=seen.status)
     if seen.status != OK:
         return row, data
-    is_right = EXTENSIONS.get(_FORMAT_OF.get(PurePosixPath(name).suffix.lower(), "")) == seen.extension
+    is_right = EXTENSIONS.get(_FORMAT_OF.get(f".{name.rpartition('.')[2].lower()}", "")) == seen.extension
     path = name if is_right else name + seen.extension
     return replace(row, path=path, sha256=hashlib.sha256(data).hexdigest(), decoded=decoded), data
 

@@ -200,7 +200,11 @@ class Request:
         elif ended.code == pycurl.E_OPERATION_TIMEDOUT and not self._head:
             reach = "silent"
         words = (ended.words or "no answer") + (f" ({os.strerror(number)})" if number else "")
-        return Answer(Fetched(_MEANINGS.get(ended.code, "connect"), error=words), reach=reach)
+        is_broken_off = ended.code == pycurl.E_SSL_CONNECT_ERROR and (
+            ": error:" not in words or "unexpected eof" in words
+        )
+        status = "connect" if is_broken_off else _MEANINGS.get(ended.code, "connect")
+        return Answer(Fetched(status, error=words), reach=reach)
 
 
 def _options(fetch: Fetch) -> dict[int, Any]:
@@ -214,7 +218,7 @@ def _options(fetch: Fetch) -> dict[int, Any]:
         pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
         _SUPPRESS_CONNECT_HEADERS: 1,
         pycurl.CONNECTTIMEOUT_MS: int(CONNECT_SECONDS * 1000),
-        pycurl.LOW_SPEED_LIMIT: fetch.bytes_per_second,
+        pycurl.LOW_SPEED_LIMIT: min(fetch.bytes_per_second, 1 << 30),
         pycurl.LOW_SPEED_TIME: SLOW_SECONDS,
         pycurl.MAXFILESIZE_LARGE: fetch.max_bytes,
         pycurl.BUFFERSIZE: 512 * 1024,

@@ -6,9 +6,11 @@ describe are safe. The finished shard is one query over these pieces, so memory 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +41,19 @@ def remove_spools(folder: Path) -> None:
 def spooled_rows(folder: Path) -> int:
     """Rows on the disk of all shards under way in `folder`; told by the names of their files alone."""
     return sum(int(path.stem.rpartition("-")[2]) for path in folder.glob(".*.rows/*.parquet"))
+
+
+def shard_stamps(folder: Path) -> set[tuple[str, int]]:
+    """Every whole shard in `folder`: its name, and when it was written in nanoseconds."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        whole = (entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith("."))
+        return {(entry.name, entry.stat().st_mtime_ns) for entry in whole}
+    return set()
+
+
+def rows_of(shard: Path) -> int:
+    """Rows of a whole shard."""
+    return int(pq.read_metadata(shard).num_rows)
 
 
 class Spool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from prep.errors import ConfigError, WorkspaceError
-from prep.files import size_of
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -58,9 +56,6 @@ class Store(Protocol):
     def get(self, path: str) -> bytes:
         """The bytes at `path`; FileNotFoundError where there are none."""
 
-    def sizes(self, paths: Iterable[str]) -> Iterator[int | None]:
-        """Bytes at each of `paths`, in their order; None where there is nothing."""
-
     def delete(self, path: str) -> None:
         """Remove what is at `path`, if anything is."""
 
@@ -87,6 +82,7 @@ class DiskStore:
 
     def __init__(self, root: Path, writer: str = "") -> None:
         self.root = root
+        self._prefix = f"{root}/"
         self._writer = writer
 
     def put(self, path: str, data: bytes) -> None:
@@ -95,14 +91,15 @@ class DiskStore:
         Raises:
             OSError: a full disk, no right to write.
         """
-        target = self.root / path
-        temporary = target.with_name(f".{target.name}.{self._writer}.tmp")
+        target = f"{self._prefix}{path}"  # pathlib would take as long as the file does
+        folder, _, name = target.rpartition("/")
+        temporary = f"{folder}/.{name}.{self._writer}.tmp"
         try:
             _write(temporary, data)
-            temporary.replace(target)
+            os.replace(temporary, target)  # noqa: PTH105
         except OSError as error:
             with suppress(OSError):
-                temporary.unlink()
+                os.unlink(temporary)  # noqa: PTH108
             is_clash = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError)
             if is_clash and self.root.is_dir():
                 raise Clash(f"{path}: a file and a folder would have one name") from error
@@ -116,10 +113,6 @@ class DiskStore:
         """Read the file."""
         return (self.root / path).read_bytes()
 
-    def sizes(self, paths: Iterable[str]) -> Iterator[int | None]:
-        """Look at each file."""
-        return (size_of(self.root / path) for path in paths)
-
     def delete(self, path: str) -> None:
         """Remove the file; its folder stays."""
         (self.root / path).unlink(missing_ok=True)
@@ -132,13 +125,13 @@ class DiskStore:
         os.sync()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     """Write a new file, and its folder where there is none."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o666)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o666)
     try:
         rest = memoryview(data)
@@ -240,24 +233,6 @@ class S3Store:
         self._settle(path)
         with self._explained("read", path):
             return bytes(self._store.get(path).bytes())
-
-    def sizes(self, paths: Iterable[str]) -> Iterator[int | None]:
-        """Ask for many objects at once."""
-        rest = iter(paths)
-        while some := list(islice(rest, 1_000)):
-            yield from self._threads.map(self._size, some)
-
-    def _size(self, path: str) -> int | None:
-        self._settle(path)
-        try:
-            with self._explained("read", path):
-                return int(self._store.head(path)["size"])
-        except FileNotFoundError:
-            pass
-        try:  # what has no body cannot say whether it is the object or the bucket that is not there
-            return len(self.get(path))
-        except FileNotFoundError:
-            return None
 
     def delete(self, path: str) -> None:
         """Delete the object."""

@@ -234,9 +234,9 @@ def _look_inside(source: Source, held: Entry, at: int, shared: dict[bytes, bytes
     """
     entry = None
     missing = held.data_at + held.size - source.size
-    if missing > 0 or source.pread(BLOCK, at).strip(b"\0"):
-        if source.floor <= held.data_at and not held.name.lower().endswith(".tar"):
-            entry = _find_member(source, held.data_at, min(at, source.size), shared)
+    is_at_hand = source.floor <= held.data_at and not held.name.lower().endswith(".tar")
+    if is_at_hand and (missing > 0 or source.pread(BLOCK, at).strip(b"\0")):
+        entry = _find_member(source, held.data_at, min(at, source.size), shared)
     error = f"the archive ends {missing:,} bytes before it does" if missing > 0 else None
     if entry and entry.at < held.data_at + held.size:
         error = f"the next member begins after {entry.at - held.data_at:,} of its {held.size:,} bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import selectors
 from contextlib import suppress
 from typing import NamedTuple
@@ -19,6 +20,8 @@ _HAPPENED = {
     selectors.EVENT_WRITE: pycurl.CSELECT_OUT,
     selectors.EVENT_READ | selectors.EVENT_WRITE: pycurl.CSELECT_IN | pycurl.CSELECT_OUT,
 }
+_FILES_EACH = 3  # a connection in use, one kept for later, and one that is being closed
+_OTHER_FILES = 256  # which this process may have open beside its connections
 
 
 class Ended(NamedTuple):
@@ -42,6 +45,7 @@ class Transfers:
         self._loop = asyncio.get_running_loop()
         self._futures: dict[pycurl.Curl, asyncio.Future[Ended]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._deadline: float | None = None  # of libcurl; the timer may fire before, and is then set again
         self._error: BaseException | None = None  # raised in a callback, where libcurl would swallow it
         self._is_retired = False
@@ -55,9 +59,9 @@ class Transfers:
     async def run(self, curl: pycurl.Curl) -> Ended:
         """Do the transfer that an easy handle is set up for."""
         future: asyncio.Future[Ended] = self._loop.create_future()
+        self._multi.add_handle(curl)
         self._futures[curl] = future
         try:
-            self._multi.add_handle(curl)
             return await future
         finally:
             if self._futures.pop(curl, None):  # given up
@@ -97,7 +101,7 @@ class Transfers:
             self._deadline = None
             return
         self._deadline = self._loop.time() + milliseconds / 1000
-        if self._timer is None or self._deadline < self._timer.when():
+        if self._timer is None or self._deadline < self._timer_at:
             self._set_timer(self._deadline)
 
     # What the loop calls.
@@ -105,7 +109,7 @@ class Transfers:
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._on_time)
+        self._timer, self._timer_at = self._loop.call_at(when, self._on_time), when
 
     def _on_time(self) -> None:
         self._timer = None
@@ -145,3 +149,14 @@ class Transfers:
         future = self._futures.pop(curl, None)
         if future is not None and not future.done():
             future.set_result(ended)
+
+
+def within_open_files(connections: int) -> int:
+    """As many connections as this process may open files for; its limit is raised where that is allowed."""
+    wanted = _FILES_EACH * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(connections, max(1, (soft - _OTHER_FILES) // _FILES_EACH))

@@ -208,7 +208,8 @@ def _local_entry(file: JoinedFile, at: int) -> Entry | None:
     if _UNKNOWN in (size, packed):
         size, packed, _ = _zip64(extra, size, packed, 0)
     end, error = data_at + packed, None
-    if flags & _HAS_DESCRIPTOR and not packed:
+    # A member without bytes is followed by a header at once; else its sizes, whatever its flags say, stand behind them.
+    if not packed and (flags & _HAS_DESCRIPTOR or file.pread(2, data_at) != b"PK"):
         end, error, crc, packed, size = _described(file, data_at)
     elif end > file.size:
         error = f"the zip ends {end - file.size:,} bytes before it does"

@@ -30,17 +30,16 @@ _ADVICE = {
 
 
 class Guard:
-    """Watches the results of one chunk and ends it when they cannot be true.
+    """Watches one worker's results and ends its work when they cannot be true.
 
     Args:
-        total: addresses to come.
         min_success: share of the first `FIRST` that has to give an image; None or 0 to do without.
     """
 
-    def __init__(self, dataset: str, total: int, min_success: float | None) -> None:
+    def __init__(self, dataset: str, min_success: float | None) -> None:
         self._dataset = dataset
         self._min_success = min_success or 0.0
-        self._first = min(FIRST, total)
+        self._seen = 0
         self._statuses: Counter[str] = Counter()
         self._examples: dict[str, IndexRow] = {}
         self._last: deque[str] = deque(maxlen=FIRST)
@@ -54,19 +53,30 @@ class Guard:
         self._statuses[row.status] += 1
         self._examples.setdefault(row.status, row)
         self._last.append(row.status)
-        seen = self._statuses.total()
-        if seen == self._first >= FEWEST and self._statuses["ok"] < self._min_success * seen:
-            raise self._stop(self._statuses)
-        if seen % FIRST == 0 and self._is_cut_off():
+        self._seen += 1
+        if self._seen == FIRST:
+            self._judge_first()
+        if self._seen % FIRST == 0 and self._is_cut_off():
             raise self._stop(Counter(self._last))
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the first judgement has fallen."""
+        return self._seen >= FIRST
+
     def end(self) -> None:
-        """Judge the whole.
+        """Judge the whole, if it was too little for a judgement before.
 
         Raises:
-            SourceError: not one address could be reached.
+            SourceError: as `see`; or not one address could be reached.
         """
-        if self._statuses.total() >= HOPELESS and sum(self._statuses[s] for s in UNREACHED) == self._statuses.total():
+        if FEWEST <= self._seen < FIRST:
+            self._judge_first()
+        if self._seen >= HOPELESS and sum(self._statuses[status] for status in UNREACHED) == self._seen:
+            raise self._stop(self._statuses)
+
+    def _judge_first(self) -> None:
+        if self._statuses["ok"] < self._min_success * self._seen:
             raise self._stop(self._statuses)
 
     def _is_cut_off(self) -> bool:

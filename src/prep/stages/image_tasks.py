@@ -6,16 +6,14 @@ Every task writes one shard of the index. Its rows are spooled while it works, s
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prep import sql
-from prep.config import Encode, Fetch
-from prep.images.chunks import CHUNK_ROWS
+from prep.config import Encode
 from prep.manifest import fingerprint
-from prep.schema import IMAGE_KEY, ROW, URL
+from prep.schema import IMAGE_KEY
 from prep.stages.shards import ShardTask, fingerprint_in
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from prep.images.store import Store
 
 VERSION = 2  # raise when the same inputs give other bytes
-FAILED = "failed"  # stands for every status but ok
 GONE = "gone"  # an image that was stored and is not there any more, nor where it came from
 
 # Of members with one name the last counts, as when an archive is unpacked; of different ones with one key the first.
@@ -32,10 +29,6 @@ _MEMBERS = f"""
     SELECT * FROM (
         SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY source ORDER BY place DESC) = 1
     ) QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY place) = 1 ORDER BY place
-"""
-# By key, so that the bytes do not depend on which rows were fetched first.
-_ADDRESSES = f"""
-    SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY place DESC) = 1 ORDER BY {IMAGE_KEY}
 """
 
 
@@ -243,15 +236,15 @@ def make_local(task: LocalTask) -> None:
             gone += row.status == GONE
             spool.add(row)
         if not gone or (isinstance(task, PartsTask) and task.is_freed):
-            _finish(spool, store, "SELECT * FROM rows ORDER BY place")
+            finish_shard(spool, store, "SELECT * FROM rows ORDER BY place")
             return
         spool.replace()
     for found in task.found(spool.count):
         spool.add(_stored(store, task, found))
-    _finish(spool, store, _MEMBERS)
+    finish_shard(spool, store, _MEMBERS)
 
 
-def _finish(spool: Spool, store: Store, query: str) -> None:
+def finish_shard(spool: Spool, store: Store, query: str) -> None:
     """Write the shard, then delete what an earlier one had stored under names that nothing uses any more."""
     for path in spool.finish(query):
         store.delete(path)
@@ -299,111 +292,3 @@ def verified(store: Store, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
             yield replace(row, decoded=True)
         else:
             yield replace(row, status=UNDECODABLE, path=None, sha256=None, error=problem)
-
-
-# -- addresses -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class UrlTask(ImageTask):
-    """The images of `CHUNK_ROWS` rows of a shard of samples.
-
-    Which of the rows are fetched depends on the filter and changes with it, so the fingerprint names the place of
-    the rows alone: a chunk is made again only when a row that is wanted is not in its index yet, and then only that
-    row is fetched.
-
-    Attributes:
-        wanted: SQL of the wanted rows of the whole shard: row, image key, address.
-        share: how many processes fetch at the same time.
-        retry: statuses that are worth another try; their rows are fetched again.
-        min_success: share of the first addresses that have to give an image; None where that is known already.
-        refetch: fetch what is there already too.
-    """
-
-    table: str
-    shard: str
-    chunk: int
-    wanted: str
-    fetch: Fetch
-    allow_private_hosts: bool
-    share: int
-    retry: tuple[str, ...]
-    min_success: float | None
-    refetch: bool
-
-    @property
-    def fingerprint(self) -> str:
-        """Which rows, and where and as what their images are kept."""
-        return fingerprint([VERSION, self.table, self.shard, self.chunk, CHUNK_ROWS, self.store.facts])
-
-
-def make_from_urls(task: UrlTask) -> None:
-    """Fetch and store the images that a chunk lacks, and write its shard of the index.
-
-    Raises:
-        SourceError: so few addresses gave an image that it must be this machine, or the whole list.
-    """
-    from prep.images.fetch import Fetched, fetch_all
-    from prep.images.index import IndexRow, describe
-    from prep.images.spool import Spool
-    from prep.stages.image_guard import Guard
-
-    store = task.store.open(task.output.stem)
-    spool = Spool(task.output, task.fingerprint, store)
-    known = {row.image_key: row for row in _known(task, store)}
-    # What failed before the run was killed or stopped is tried again.
-    known |= {row.image_key: row for row in spool.rows() if row.path is not None and row.image_key not in known}
-    spool.replace(known.values())
-    missing = _missing_images(task, known)
-    guard = Guard(task.store.dataset, len(missing), task.min_success)
-
-    async def keep(place: int, fetched: Fetched) -> None:
-        key, url = missing[place]
-        row = IndexRow(key, fetched.status, url, error=fetched.error)
-        if fetched.status == "ok":
-            name, how = f"{key[:2]}/{key}", task.store.encode
-            row, data = describe(key, name, url, fetched.data, how, verify=task.verify, min_side=task.fetch.min_side)
-            if row.path is not None:
-                await store.put_async(row.path, data)
-        spool.add(row)
-        guard.see(row)
-
-    try:
-        fetch_all(
-            (url for _, url in missing),
-            keep,
-            task.fetch,
-            allow_private_hosts=task.allow_private_hosts,
-            share=task.share,
-        )
-        guard.end()
-    finally:
-        spool.flush()
-    _finish(spool, store, _ADDRESSES)
-
-
-def _known(task: UrlTask, store: Store) -> Iterator[IndexRow]:
-    """The chunk's index as it stands, unless its images are to be fetched anew or were kept elsewhere."""
-    from prep.images.index import index_rows
-
-    if task.refetch or fingerprint_in(task.output) != task.fingerprint:
-        return
-    rows = index_rows(task.output)
-    rows = verified(store, rows) if task.verify else rows
-    yield from (row for row in rows if not is_retried(row.status, (*task.retry, GONE)))
-
-
-def is_retried(status: str, retry: Collection[str]) -> bool:
-    """Whether an address with this status is to be fetched again."""
-    return status in retry or (FAILED in retry and status != "ok")
-
-
-def _missing_images(task: UrlTask, known: dict[str, IndexRow]) -> list[tuple[str, str]]:
-    """(image key, address) of the chunk's rows that are wanted and not known, in row order."""
-    first = task.chunk * CHUNK_ROWS
-    query = (
-        f"SELECT {IMAGE_KEY}, any_value({URL}) FROM {task.wanted} "
-        f"WHERE {ROW} BETWEEN {first} AND {first + CHUNK_ROWS - 1} GROUP BY {IMAGE_KEY} ORDER BY min({ROW})"
-    )
-    with sql.connect(task.output) as connection:
-        return [(key, url) for key, url in connection.execute(query).fetchall() if key not in known]

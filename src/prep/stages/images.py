@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,11 +27,9 @@ from prep.stages.image_tasks import (
     ParquetTask,
     PartsTask,
     StoreSpec,
-    UrlTask,
-    is_retried,
-    make_from_urls,
     make_local,
 )
+from prep.stages.image_urls import BATCH_CHUNKS, UrlTask, is_retried, make_from_urls
 from prep.stages.shards import Outcome, build_shards, fingerprint_in
 from prep.workspace import Workspace, shard_name
 
@@ -114,12 +113,13 @@ def _build(
     workspace: Workspace,
     dataset: Dataset,
     tasks: Sequence[TaskT],
-    make: Callable[[TaskT], None],
+    make: Callable[[TaskT], None] | None,
     facts: dict[str, object],
     options: ImageOptions,
     force: bool,
     dry_run: bool,
     *,
+    make_batch: Callable[[Sequence[TaskT]], None] | None = None,
     total: int | None = None,
     stale: Collection[str] = (),
     on_made: Callable[[TaskT], None] = lambda task: None,
@@ -136,6 +136,8 @@ def _build(
             tasks,
             make,
             count_images,
+            make_batch=make_batch,
+            batch=BATCH_CHUNKS,
             facts=_facts(workspace, dataset) | facts,
             workers=workspace.workers,
             force=force,
@@ -164,25 +166,18 @@ def _notes(outcome: Outcome, options: ImageOptions) -> Iterator[str]:
 
 @contextmanager
 def _counting(folder: Path) -> Iterator[Callable[[Bar], None]]:
-    """Tell a bar of images that workers have on the disk already, not only of shards that are whole.
+    """Tell a bar of the images that workers have written down, in shards that are whole and in those under way.
 
     Yields a function that is called with the bar when there is one.
     """
-    from prep.images.spool import spooled_rows
+    from prep.images.spool import shard_stamps
 
     over = threading.Event()
     threads: list[threading.Thread] = []
 
     def start(advance: Bar) -> None:
-        def run() -> None:
-            told = 0
-            while not over.wait(1.0):
-                now = spooled_rows(folder)
-                advance(now - told)
-                told = now
-            advance(-told)
-
-        threads.append(threading.Thread(target=run, daemon=True))
+        before = shard_stamps(folder)
+        threads.append(threading.Thread(target=_count, args=(folder, before, advance, over), daemon=True))
         threads[0].start()
 
     try:
@@ -191,6 +186,24 @@ def _counting(folder: Path) -> Iterator[Callable[[Bar], None]]:
         over.set()
         for thread in threads:
             thread.join()
+
+
+def _count(folder: Path, before: set[tuple[str, int]], advance: Bar, over: threading.Event) -> None:
+    """Count until it is over, and once more then."""
+    from prep.images.spool import rows_of, shard_stamps, spooled_rows
+
+    rows: dict[tuple[str, int], int] = {}
+    told, pause = 0, 1.0
+    while True:
+        is_over = over.wait(pause)
+        started = time.monotonic()
+        for stamp in shard_stamps(folder) - before - rows.keys():
+            rows[stamp] = rows_of(folder / stamp[0])
+        now = sum(rows.values()) + spooled_rows(folder)
+        advance(now - told)
+        if is_over:
+            return
+        told, pause = now, max(1.0, 20 * (time.monotonic() - started))
 
 
 # -- on this machine -------------------------------------------------------------------------------------------------
@@ -346,7 +359,9 @@ def _from_urls(workspace: Workspace, dataset: Dataset, options: ImageOptions, fo
     tasks = _url_tasks(workspace, dataset, normalized, options, force)
     _check_place(dataset, tasks, force)
     stale = set() if force else _stale_chunks(tasks) | _with_statuses(tasks, options.retry)
-    outcome = _build(workspace, dataset, tasks, make_from_urls, {}, options, force, dry_run, stale=stale)
+    outcome = _build(
+        workspace, dataset, tasks, None, {}, options, force, dry_run, make_batch=make_from_urls, stale=stale
+    )
     if options.retry and outcome.state == "up to date":
         return replace(outcome, note=f"no address has the status {' or '.join(options.retry)}")
     return outcome

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from prep.engine import run_tasks
 from prep.files import hash_file
@@ -90,9 +90,11 @@ def build_shards(
     name: str,
     folder: Path,
     tasks: Sequence[TaskT],
-    make: Make[TaskT],
+    make: Make[TaskT] | None,
     count: Count[TaskT] | None = None,
     *,
+    make_batch: Callable[[Sequence[TaskT]], None] | None = None,
+    batch: int = 1,
     facts: Mapping[str, Any],
     workers: int,
     force: bool = False,
@@ -107,13 +109,14 @@ def build_shards(
 
     Args:
         make: writes a task's outputs, each whole or not at all.
+        make_batch: in its place, writes those of several tasks; each worker is given an equal share of all tasks, of
+            at most `batch`.
         count: counts what a finished task's outputs hold, for the manifest.
         facts: what the manifest says of all shards.
         force: make every shard again.
         is_stale: says of a finished shard that it must be made again all the same.
-        unit: what the bar counts in place of shards, of which a shard has as many as it has rows, and how many of
-            them there are (None when nobody knows).
-        on_bar: is given the bar when work begins.
+        unit: what the bar counts in place of shards, and how many of them there are (None when nobody knows).
+        on_bar: is given the bar when work begins; with `unit` it has to do the counting.
         on_made: called in this process with a task whose shard is there, made now or before.
         on_whole: called when every shard is there, before the manifest says so.
 
@@ -144,10 +147,12 @@ def build_shards(
     what, total, items = (*unit, len(missing)) if unit else ("shards", len(missing), None)
     with bar(f"{stage} {name}", total, what, items) as advance:
         on_bar(advance)
-        for shard in run_tasks(partial(_make, make, count), missing, workers=workers):
-            fresh[shard.name] = shard
-            advance(shard.rows or 0, items=1) if unit else advance(1)
-            on_made(by_name[shard.name])
+        batches = _batches(missing, workers, batch) if make_batch else [_Batch((task,)) for task in missing]
+        for shards in run_tasks(partial(_make, make, make_batch, count), batches, workers=workers):
+            for shard in shards:
+                fresh[shard.name] = shard
+                advance(0 if unit else 1, items=1 if unit else 0)
+                on_made(by_name[shard.name])
     on_whole()
     manifest = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in tasks), facts)
     write_manifest(folder, manifest)
@@ -166,9 +171,34 @@ def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> S
     return _describe(task, count)
 
 
-def _make(make: Make[TaskT], count: Count[TaskT] | None, task: TaskT) -> Shard:
-    make(task)
-    return _describe(task, count)
+@dataclass(frozen=True)
+class _Batch(Generic[TaskT]):
+    """Tasks that one worker does together."""
+
+    tasks: tuple[TaskT, ...]
+
+    def __str__(self) -> str:
+        more = f" and {len(self.tasks) - 1} more" if len(self.tasks) > 1 else ""
+        return f"{self.tasks[0].outputs[-1]}{more}"
+
+
+def _batches(tasks: Sequence[TaskT], workers: int, most: int) -> list[_Batch[TaskT]]:
+    """The tasks dealt out evenly, to each worker one batch if that is not more than `most`."""
+    number = max(min(workers, len(tasks)), -(-len(tasks) // most))
+    return [_Batch(tuple(tasks[first::number])) for first in range(number)]
+
+
+def _make(
+    make: Make[TaskT] | None,
+    make_batch: Callable[[Sequence[TaskT]], None] | None,
+    count: Count[TaskT] | None,
+    batch: _Batch[TaskT],
+) -> list[Shard]:
+    if make_batch is not None:
+        make_batch(batch.tasks)
+    elif make is not None:
+        make(batch.tasks[0])
+    return [_describe(task, count) for task in batch.tasks]
 
 
 def _describe(task: TaskT, count: Count[TaskT] | None) -> Shard:
