@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,13 +13,10 @@ import pyarrow.compute as pc
 import pytest
 from image_sets import make_addresses, picture
 
+from image_server import ImageServer, Reply, reply
 from prep.images.index import read_index
 from prep.workspace import Workspace
-from worlds import QUICK_PREP, prep
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
-
-from image_server import ImageServer, Reply, reply
+from worlds import QUICK_PREP, environment, prep
 
 COUNT = 20_000
 GOOD = picture(1, (64, 48))
