@@ -191,14 +191,10 @@ def plan_download(
     places = Places(dataset.name, workspace.sources(dataset), folder)
     place, listing = places.resolve({} if force else workspace.locked(dataset.name))
     choice = remembered_slice(workspace, dataset) if choice is None else choice
-    chosen = choice.choose(listing.parts)
-    adopted = workspace.adopted_parts(dataset)
-    chosen = [(position, part) for position, part in chosen if not _is_adopted(dataset, part, adopted)]
-    if not chosen:
-        raise _nothing_chosen(dataset, choice, listing)
     known = known_shards(folder)
-    if not force:
-        chosen = _with_freed(chosen, listing, known)
+    adopted = workspace.adopted_parts(dataset)
+    chosen = _chosen(dataset, choice, listing, adopted)
+    chosen = chosen if force else _with_freed(chosen, listing, known)
     there = {} if force else _finished([part for _, part in chosen], folder, known, dataset.name)
     unverified = [shard for path, shard in there.items() if path not in verified] if verify else []
     damaged = find_damaged(dataset.name, folder, unverified)
@@ -223,6 +219,15 @@ def plan_download(
         disk_folder,
         shutil.disk_usage(disk_folder).free,
     )
+
+
+def _chosen(dataset: Dataset, choice: Slice, listing: Listing, adopted: str | None) -> list[tuple[int, Part]]:
+    """The parts of the slice, without those that a folder of images stands for; each with its position."""
+    parts = choice.choose(listing.parts)
+    chosen = [(position, part) for position, part in parts if not _is_adopted(dataset, part, adopted)]
+    if not chosen:
+        raise _nothing_chosen(dataset, choice, listing)
+    return chosen
 
 
 def _is_adopted(dataset: Dataset, part: Part, adopted: str | None) -> bool:

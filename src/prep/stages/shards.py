@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -124,15 +125,8 @@ def build_shards(
         PrepError: a task failed; finished shards stay, and the next run goes on from them.
     """
     manifest = read_manifest(folder)
-    known = {shard.name: shard for shard in manifest.shards} if manifest and not force else {}
-    fresh: dict[str, Shard] = {}
-    missing: list[TaskT] = []
-    for task in tasks:
-        shard = None if force else _finished(task, known.get(task.outputs[-1].name), count)
-        if shard is None or is_stale(task):
-            missing.append(task)
-        else:
-            fresh[shard.name] = shard
+    fresh = {} if force else _fresh_shards(tasks, manifest, count, is_stale)
+    missing = [task for task in tasks if task.outputs[-1].name not in fresh]
     by_name = {task.outputs[-1].name: task for task in tasks}
     if not dry_run:
         for done in fresh:
@@ -148,15 +142,24 @@ def build_shards(
     with bar(f"{stage} {name}", total, what, items) as advance:
         on_bar(advance)
         batches = _batches(missing, workers, batch) if make_batch else [_Batch((task,)) for task in missing]
-        for shards in run_tasks(partial(_make, make, make_batch, count), batches, workers=workers):
-            for shard in shards:
-                fresh[shard.name] = shard
-                advance(0 if unit else 1, items=1 if unit else 0)
-                on_made(by_name[shard.name])
+        made = run_tasks(partial(_make, make, make_batch, count), batches, workers=workers)
+        for shard in chain.from_iterable(made):
+            fresh[shard.name] = shard
+            advance(0 if unit else 1, items=1 if unit else 0)
+            on_made(by_name[shard.name])
     on_whole()
     manifest = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in tasks), facts)
     write_manifest(folder, manifest)
     return Outcome(stage, name, "done", len(missing), len(tasks), manifest)
+
+
+def _fresh_shards(
+    tasks: Sequence[TaskT], manifest: Manifest | None, count: Count[TaskT] | None, is_stale: Callable[[TaskT], bool]
+) -> dict[str, Shard]:
+    """Shards, by name, that need not be made."""
+    known = {shard.name: shard for shard in manifest.shards} if manifest else {}
+    finished = ((task, _finished(task, known.get(task.outputs[-1].name), count)) for task in tasks)
+    return {shard.name: shard for task, shard in finished if shard is not None and not is_stale(task)}
 
 
 def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> Shard | None:
