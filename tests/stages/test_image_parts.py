@@ -20,6 +20,7 @@ from prep.images import archives
 from prep.manifest import read_manifest
 from prep.sources.slices import Slice
 from prep.stages.download import download
+from prep.stages.filter import filter_table
 from prep.stages.normalize import normalize
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
@@ -144,13 +145,16 @@ def test_images_inside_parquet(key: str | None, expected: dict[str, str], tmp_pa
     (tmp_path / "parts").mkdir()
     pq.write_table(pa.table({"name": ["cat", "dog/1"], "image": images}), tmp_path / "parts/rows.parquet")
     kind = {"kind": "parquet", "parts": "*.parquet", "key": key}
-    table = {**SHARDS["tables"]["pics"], "image": "name", "records": {"format": "parquet", "parts": "*.parquet"}}
+    image = "name" if key else "_stem || '/' || _row"
+    table = {**SHARDS["tables"]["pics"], "image": image, "records": {"format": "parquet", "parts": "*.parquet"}}
     table["select"] = {"caption": "name"}
     workspace = make(tmp_path, {"images": kind, "tables": {"pics": table}})
     bring(workspace)
     run(workspace)
     assert {row["image_key"]: row["path"] for row in index(workspace)} == expected
-    assert normalize(workspace, "pics").state == "done"
+    normalize(workspace, "pics")
+    outcome = filter_table(workspace, "pics")
+    assert outcome.manifest is not None and outcome.manifest.rows == 2
 
 
 # -- what is there already -------------------------------------------------------------------------------------

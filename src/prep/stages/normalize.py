@@ -29,7 +29,7 @@ from prep.workspace import Workspace, shard_name
 
 _BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
 
-VERSION = 1  # raise when the same inputs give other bytes
+VERSION = 2  # raise when the same inputs give other bytes
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _numbered_records(connection: duckdb.DuckDBPyConnection, task: NormalizeTask
     ours = {
         "_row": "row_number() OVER () - 1",
         "_part": sql.text(task.part_name),
-        "_stem": sql.text(archive_stem(task.part_name)),
+        "_stem": sql.text(archive_stem(task.part_name).removesuffix(".parquet")),
     }
     theirs = [row[0] for row in connection.execute("DESCRIBE records").fetchall()]
     kept = [sql.name(name) for name in theirs if name.lower() not in ours]
