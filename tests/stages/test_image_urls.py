@@ -61,6 +61,39 @@ def test_a_second_run_fetches_what_retry_names_and_nothing_else(world: World, tm
     assert asked(world) == sorted(first)
 
 
+def test_what_failed_is_gone_back_to_after_the_second_filter_too(world: World, tmp_path: Path) -> None:
+    """The filter drops rows for the images they lack; their addresses are wanted all the same, and stay in the index."""
+    urls = serve(world, good=picture(), gone=404, down=503, page=b"<html>")
+    workspace = make_addresses(tmp_path, urls)
+    run(workspace)
+    first = statuses(workspace)
+    filter_table(workspace, "pics")
+    assert run(workspace).state == "up to date"
+    asked(world)
+    serve(world, down=picture(2))
+    run(workspace, retry=("http_5xx",))
+    assert asked(world) == ["down"] and statuses(workspace) == first | {"down": "ok"}
+    filter_table(workspace, "pics")
+    run(workspace, retry=("failed",))
+    assert asked(world) == ["gone", "page"] and statuses(workspace) == first | {"down": "ok"}
+    filter_table(workspace, "pics")
+    run(workspace, force=True)
+    assert asked(world) == ["down", "gone", "good", "page"] and statuses(workspace) == first | {"down": "ok"}
+    with pytest.raises(UsageError, match="--force fetches every image anew"):
+        run(workspace, force=True, retry=("dns",))
+
+
+def test_rows_that_are_not_wanted_any_more_stay_in_the_index(world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(tmp_path, serve(world, one=picture(1), two=404, three=picture(3)))
+    run(workspace)
+    rules = workspace.rules("pics").model_copy(update={"where": "caption LIKE '%one'"})
+    filter_table(workspace, "pics", rules=rules)
+    asked(world)
+    run(workspace, force=True)
+    assert "one" in asked(world)
+    assert statuses(workspace) == {"one": "ok", "two": "http_404", "three": "ok"}
+
+
 def test_all_fetches_rows_that_the_filter_drops(world: World, tmp_path: Path) -> None:
     urls = serve(world, one=picture(1), two=picture(2))
     workspace = make_addresses(tmp_path, urls)

@@ -53,15 +53,20 @@ def boundary(debug: bool, as_json: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt here; before and after, `main` has it leave at once."""
+    """Let Ctrl-C raise KeyboardInterrupt here, and SIGTERM, by which batch systems end a job.
+
+    Before and after, `main` has Ctrl-C leave at once.
+    """
     is_ours = signal.getsignal(signal.SIGINT) is leave_at_once
     if is_ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
         if is_ours:
             signal.signal(signal.SIGINT, leave_at_once)
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Stdout:

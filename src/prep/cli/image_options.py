@@ -59,7 +59,6 @@ def image_options(
 def _statuses(text: str | None) -> tuple[str, ...]:
     import re
 
-    from prep.config import nearest
     from prep.errors import UsageError
     from prep.images.statuses import OF_ADDRESSES, OF_ANY
     from prep.stages.image_urls import FAILED
@@ -69,14 +68,12 @@ def _statuses(text: str | None) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UsageError("--retry names no status", "For example --retry dns,timeout.")
-    if names == [FAILED]:
-        return (FAILED,)
-    known = (OF_ADDRESSES | OF_ANY) - {"ok"}
+    known = (OF_ADDRESSES | OF_ANY) - {"ok"} | {FAILED}
     for name in names:
         if name not in known and not re.fullmatch(r"http_[1-9][0-9]{2}", name):
             raise UsageError(
-                f"--retry {name}: is no status of an address{nearest(name, known)}",
-                f"There are: {', '.join(sorted(known))}, http_404 and so on; or `failed` for all of them.",
+                f"--retry {name}: is no status of an address that failed",
+                f"`{FAILED}` means all that failed. There are: {', '.join(sorted(known - {FAILED}))} and other http_ numbers.",
             )
     return tuple(names)
 

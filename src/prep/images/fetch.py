@@ -146,8 +146,9 @@ class _Run:
             while self.idle:
                 self.wake_one()
         if fetched.error is not None:
-            # A host's words need not be text that a parquet file can hold.
-            text = fetched.error.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
+            # A host's words need not be text that a parquet file can hold, nor one that a terminal should be shown.
+            printable = "".join(letter if letter.isprintable() else "?" for letter in fetched.error)
+            text = printable.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
             fetched = replace(fetched, error=text)
         try:
             await self.keep(place, fetched)

@@ -147,24 +147,25 @@ class _Chunk:
         self._task = task
         self._store = task.store.open(task.output.stem)
         self.spool = Spool(task.output, task.fingerprint, self._store)
-        known = {row.image_key: row for row in self._known()}
-        # What failed before the run was killed or stopped is tried again.
-        stored = (row for row in self.spool.rows() if row.path is not None)
-        known |= {row.image_key: row for row in stored if row.image_key not in known}
-        self.spool.replace(known.values())
-        self.missing = _missing_images(task, known)
+        known = {row.image_key: row for row in self._index()}
+        again = {key for key, row in known.items() if task.refetch or is_retried(row.status, (*task.retry, GONE))}
+        # What failed before a run was killed or stopped is tried again; what was stored is not.
+        stored = {row.image_key: row for row in self.spool.rows() if row.path is not None}
+        done = (known.keys() - again) | stored.keys()
+        self.missing = [(key, url) for key, url in _wanted_images(task) if key not in done]
+        left_out = {key for key, _ in self.missing}
+        known |= stored
+        self.spool.replace(row for key, row in known.items() if key not in left_out)
         self.left = len(self.missing)
 
-    def _known(self) -> Iterator[IndexRow]:
-        """The chunk's index as it stands, unless its images are to be fetched anew or were kept elsewhere."""
+    def _index(self) -> Iterator[IndexRow]:
+        """The chunk's index as it stands, unless it is of images that were kept elsewhere."""
         from prep.images.index import index_rows
 
-        task = self._task
-        if task.refetch or fingerprint_in(task.output) != task.fingerprint:
-            return
-        rows = index_rows(task.output)
-        rows = verified(self._store, rows) if task.verify else rows
-        yield from (row for row in rows if not is_retried(row.status, (*task.retry, GONE)))
+        if fingerprint_in(self._task.output) != self._task.fingerprint:
+            return iter(())
+        rows = index_rows(self._task.output)
+        return verified(self._store, rows) if self._task.verify else rows
 
     async def keep(self, key: str, url: str, fetched: Fetched) -> IndexRow:
         """Store an image, if it is one, and note what came of its address."""
@@ -191,12 +192,12 @@ def is_retried(status: str, retry: Collection[str]) -> bool:
     return status in retry or (FAILED in retry and status != "ok")
 
 
-def _missing_images(task: UrlTask, known: Collection[str]) -> list[tuple[str, str]]:
-    """(image key, address) of the chunk's rows that are wanted and not known, in row order."""
+def _wanted_images(task: UrlTask) -> list[tuple[str, str]]:
+    """(image key, address) of the chunk's rows that are wanted, in row order."""
     first = task.chunk * CHUNK_ROWS
     query = (
         f"SELECT {IMAGE_KEY}, any_value({URL}) FROM {task.wanted} "
         f"WHERE {ROW} BETWEEN {first} AND {first + CHUNK_ROWS - 1} GROUP BY {IMAGE_KEY} ORDER BY min({ROW})"
     )
     with sql.connect(task.output) as connection:
-        return [(key, url) for key, url in connection.execute(query).fetchall() if key not in known]
+        return connection.execute(query).fetchall()

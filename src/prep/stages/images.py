@@ -82,8 +82,13 @@ def images(
             f"{dataset.name}: its images come from no addresses, so --retry has none to go back to",
             f"`prep images {dataset.name} --verify decode` looks at what is stored.",
         )
+    if options.retry and force:
+        raise UsageError("--force fetches every image anew, --retry only some", "Give one of them.")
     if isinstance(kind, UrlImages):
-        return _from_urls(workspace, dataset, options, force, dry_run)
+        outcome = _from_urls(workspace, dataset, options, force, dry_run)
+        nothing = "its images come from addresses, so there are no archives to delete"
+        notes = [note for note in (outcome.note, nothing if options.delete_parts else "") if note]
+        return replace(outcome, note="; ".join(notes))
     if isinstance(kind, FolderImages):
         return _from_folder(workspace, dataset, kind, options, force, dry_run)
     if isinstance(kind, ArchiveImages | ParquetImages):
@@ -406,7 +411,7 @@ def _url_tasks(
 def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -> str:
     """SQL of the rows of a shard whose images are wanted: all, or those that pass the filter.
 
-    A row that would pass if its image were there is one of those.
+    A row that would pass if its image were there is one of those, also where the image could not be had.
     """
     columns = f"{ROW}, {IMAGE_KEY}, {URL}"
     if all_rows:
@@ -414,7 +419,8 @@ def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -
         return f"(SELECT {columns} FROM {rows} WHERE {IMAGE_KEY} IS NOT NULL AND {URL} IS NOT NULL)"
     return (
         f"(SELECT {columns} FROM {sql.parquet_files([workspace.filtered(table) / shard])} UNION ALL "
-        f"SELECT {columns} FROM {sql.parquet_files([workspace.dropped(table) / shard])} WHERE reason = '{NOT_FETCHED}')"
+        f"SELECT {columns} FROM {sql.parquet_files([workspace.dropped(table) / shard])} "
+        "WHERE starts_with(reason, 'image_'))"
     )
 
 
