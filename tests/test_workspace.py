@@ -156,9 +156,7 @@ def test_a_home_that_nobody_has_is_said(workspace: Workspace) -> None:
     workspace = configured(workspace, "sources: {coyo-700m: {kind: local, path: ~nosuchuser/x}}\n")
     with pytest.raises(ConfigError) as caught:
         workspace.sources(workspace.catalogue.dataset("coyo-700m"))
-    assert said(caught) == (
-        "coyo-700m: there is no home folder for ~nosuchuser/x\n  Write the whole path."
-    )
+    assert said(caught) == ("coyo-700m: there is no home folder for ~nosuchuser/x\n  Write the whole path.")
 
 
 def test_workers(workspace: Workspace) -> None:

@@ -47,7 +47,7 @@ images: {images}            # a folder, or s3://bucket/prefix
 """
 _RULES_TEXT = """\
 # Rules given to `prep filter` on the command line, kept so that later runs apply them too.
-# They go over the recipe's. `prep filter --reset` removes this file.
+# They go over the recipe's. `prep filter --reset` forgets them; `prep images --as-published` what images are stored as.
 """
 
 
@@ -276,6 +276,20 @@ class Workspace:
             )
         key = "member" if isinstance(kind, ParquetImages) else kind.key
         return FolderImages(kind="folder", path=folder, key=key, encode=kind.encode)
+
+    def check_adopted(self, dataset: Dataset, folder: Path) -> None:
+        """Make sure that a folder of a person's own images and what is written here do not lie in each other.
+
+        Raises:
+            ConfigError: they do.
+        """
+        here, store = folder.resolve(), Path(self.image_root, dataset.name).resolve()
+        ours = [self.root] if self.image_root.startswith("s3://") else [self.root, store]
+        if any(here == place or here in place.parents for place in ours) or store == here or store in here.parents:
+            raise ConfigError(
+                f"{dataset.name}: images cannot be adopted from {folder}: what is written here lies in or around it",
+                "Name a folder outside the workspace's image store that does not hold the workspace.",
+            )
 
     def adopted_parts(self, dataset: Dataset) -> str | None:
         """Glob of the dataset's parts that need not be here, because a folder has their images already."""

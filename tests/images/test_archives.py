@@ -180,7 +180,8 @@ def test_what_is_no_archive_is_said_with_how_it_begins(data: bytes, path: Path) 
     assert caught.value.message.startswith(f"{path} cannot be read as an archive to its end: ")
     assert caught.value.message.endswith(f"(it begins with {data[:16]!r})")
     assert caught.value.next_step == (
-        "Delete it and run `prep download` again; if it stays so, the publisher's file is broken."
+        "Delete it and run `prep download` again; if it stays so, the publisher's file is broken, and can be left "
+        "out with a narrower images.parts in a copy of the dataset's YAML in datasets/."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ import pytest
 from image_sets import index, make, picture, run, statuses
 
 from prep import line
+from prep.config import Encode
 from prep.errors import ConfigError, Failures, PrepError, SourceError, UsageError, WorkspaceError
 from prep.images import archives
+from prep.images.store import DiskStore
 from prep.manifest import read_manifest
 from prep.sources.slices import Slice
 from prep.stages.download import download
@@ -299,3 +302,146 @@ def test_run_takes_a_dataset_through_a_disk_that_cannot_hold_it(
     assert statuses(workspace, "image_key") == {f"{n}{m}": "ok" for n in range(5) for m in range(2)}
     assert all(o.state == "up to date" for o in line.run_line(workspace, failures, delete_parts=True))
     assert all(o.state == "up to date" for o in line.run_line(workspace, failures))
+
+
+# -- what must not be believed, or lost ------------------------------------------------------------------------
+
+
+def stored_rightly(workspace: Workspace) -> bool:
+    """Whether every good row's file is there with its bytes."""
+    good = [row for row in index(workspace) if row["status"] == "ok"]
+    files = [Path(workspace.image_root, "pics", row["path"]) for row in good]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == [row["sha256"] for row in good]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([("a.jpg", "JPEG"), ("./a.jpg", "JPEG")], {"a.jpg": "ok"}),
+        ([("a.jpg", "PNG"), ("a.jpg.png", "PNG")], {"a.jpg": "unsafe_name", "a.jpg.png": "ok"}),
+        ([("a/b.jpg", "JPEG"), ("a//b.jpg", "JPEG")], {"a/b.jpg": "ok"}),
+    ],
+    ids=["dot", "lying extension", "slashes"],
+)
+def test_two_images_never_share_a_path(
+    members: list[tuple[str, str]], expected: dict[str, str], tmp_path: Path
+) -> None:
+    data = {name: picture(number, format_=kind) for number, (name, kind) in enumerate(members)}
+    workspace = workspace_with(tmp_path, ARCHIVES, {"a.tar": tar(data)})
+    run(workspace)
+    assert {row["image_key"]: row["status"] for row in index(workspace)} == expected
+    assert stored_rightly(workspace)
+
+
+def test_rows_of_parquet_with_one_key_do_not_mix(tmp_path: Path) -> None:
+    images = [picture(1), picture(2), picture(3)]
+    (tmp_path / "parts").mkdir()
+    pq.write_table(pa.table({"name": ["cat", "cat", "cat.jpg"], "image": images}), tmp_path / "parts/rows.parquet")
+    table = {**SHARDS["tables"]["pics"], "records": {"format": "parquet", "parts": "*"}, "image": "name"}
+    kind = {"kind": "parquet", "parts": "*", "key": "name"}
+    workspace = make(tmp_path, {"images": kind, "tables": {"pics": {**table, "select": {"caption": "name"}}}})
+    bring(workspace)
+    run(workspace)
+    assert [(row["image_key"], row["status"]) for row in index(workspace)] == [
+        ("cat", "unsafe_name"),
+        ("cat.jpg", "ok"),
+    ]
+    assert stored_rightly(workspace)
+
+
+def test_archives_may_not_lie_in_each_others_folders(tmp_path: Path) -> None:
+    workspace = workspace_with(tmp_path, {**ARCHIVES, "images": {"kind": "archive", "parts": "*"}}, {"a.tar": shard(1)})
+    (tmp_path / "parts/a").mkdir()
+    (tmp_path / "parts/a/b.tar").write_bytes(shard(0))
+    bring(workspace)
+    with pytest.raises(ConfigError, match="'a/b'"):
+        run(workspace)
+
+
+def test_one_key_for_different_images_is_told(tmp_path: Path) -> None:
+    dataset = {**ARCHIVES, "images": {"kind": "archive", "parts": "*.tar", "key": "member"}}
+    parts = {f"{n}.tar": tar({"0.jpg": picture(n), "same.jpg": picture(9)}) for n in range(2)}
+    workspace = workspace_with(tmp_path, dataset, parts)
+    assert run(workspace).note.startswith("1 image keys stand for several different images")
+
+
+def test_a_broken_off_change_of_encoding_is_no_finished_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = workspace_with(tmp_path, ARCHIVES, {"a.tar": tar({f"{n}.jpg": picture(n, (90, 60)) for n in range(9)})})
+    run(workspace)
+    rules = workspace.given_rules()
+    put = DiskStore.put
+
+    def break_off(self: DiskStore, path: str, data: bytes) -> None:
+        if path.endswith("5.jpg"):
+            raise OSError("the power is gone")
+        put(self, path, data)
+
+    monkeypatch.setattr(DiskStore, "put", break_off)
+    with pytest.raises(OSError, match="the power is gone"):
+        run(workspace.with_given(rules.with_encode(Encode(max_side=30), [])))
+    monkeypatch.setattr(DiskStore, "put", put)
+    run(workspace)
+    assert stored_rightly(workspace) and {row["width"] for row in index(workspace)} == {90}
+    run(workspace.with_given(rules.with_encode(Encode(format="webp"), [])))
+    assert stored_rightly(workspace)
+    assert {path.suffix for path in (workspace.root / "images").rglob("*.*")} == {".webp"}
+
+
+def test_a_store_that_is_away_is_no_lost_store(tmp_path: Path) -> None:
+    workspace = workspace_with(tmp_path, SHARDS, {"0.tar": shard(0)})
+    run(workspace)
+    normalize(workspace, "pics")
+    run(workspace, delete_parts=True)
+    before = index(workspace)
+    (workspace.root / "images").rename(tmp_path / "away")
+    with pytest.raises(WorkspaceError, match="there is no folder"):
+        run(workspace, verify=True)
+    (workspace.root / "images").mkdir()
+    run(workspace, verify=True)
+    assert {row["status"] for row in index(workspace)} == {"gone"}
+    (workspace.root / "images").rmdir()
+    (tmp_path / "away").rename(workspace.root / "images")
+    run(workspace, verify=True)
+    assert index(workspace) == [{**row, "decoded": True} for row in before]
+
+
+def test_what_is_gone_comes_back_with_its_archive(tmp_path: Path) -> None:
+    workspace = workspace_with(tmp_path, SHARDS, {"0.tar": shard(0)})
+    run(workspace)
+    normalize(workspace, "pics")
+    run(workspace, delete_parts=True)
+    Path(workspace.image_root, "pics", index(workspace)[0]["path"]).unlink()
+    run(workspace, verify=True)
+    assert [row["status"] for row in index(workspace)] == ["gone", "ok"]
+    bring(workspace, force=True)
+    run(workspace)
+    assert [row["status"] for row in index(workspace)] == ["ok", "ok"] and stored_rightly(workspace)
+
+
+def test_a_folder_that_is_written_to_cannot_be_adopted(tmp_path: Path) -> None:
+    workspace = workspace_with(tmp_path, ARCHIVES, {"a.tar": shard(0)})
+    run(workspace)
+    (tmp_path / "link").symlink_to(workspace.root / "images/pics")
+    for folder in ("images", "images/pics", "images/pics/a", ".", "..", "link"):
+        path = workspace.root / "prep.yaml"
+        text = path.read_text()
+        path.write_text(text + f"image_folders: {{pics: {folder}}}\n")
+        with pytest.raises(ConfigError, match="lies in or around it"):
+            run(Workspace(workspace.root))
+        path.write_text(text)
+
+
+def test_a_slice_of_a_stream_keeps_its_parts(tmp_path: Path) -> None:
+    stream = gzip.compress(tar({f"hq/{n}.jpg": picture(n) for n in range(40)}), mtime=0)
+    third = len(stream) // 3 + 1
+    parts = {f"hq.tar.gz.part{n + 1:03}": stream[n * third : (n + 1) * third] for n in range(3)}
+    table = {**SHARDS["tables"]["pics"], "records": {"format": "parquet", "parts": "*.parquet"}}
+    dataset = {"images": {"kind": "archive", "parts": "*.part*"}, "tables": {"pics": table}}
+    workspace = workspace_with(tmp_path, dataset, parts)
+    bring(workspace, choice=Slice(limit=2))
+    (workspace.raw("pics") / "hq.tar.gz.part003").unlink()
+    outcome = run(workspace, delete_parts=True)
+    assert outcome.note.endswith("2 parts kept: of an archive that may have more parts than this slice")
+    bring(workspace, choice=Slice())
+    assert run(workspace, delete_parts=True).note.endswith("of parts deleted")
+    assert list(statuses(workspace, "path").values()) == ["ok"] * 40

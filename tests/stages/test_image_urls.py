@@ -62,7 +62,7 @@ def test_a_second_run_fetches_what_retry_names_and_nothing_else(world: World, tm
 
 
 def test_what_failed_is_gone_back_to_after_the_second_filter_too(world: World, tmp_path: Path) -> None:
-    """The filter drops rows for the images they lack; their addresses are wanted all the same, and stay in the index."""
+    """The filter drops rows for the images they lack; their addresses are wanted all the same, and stay in it."""
     urls = serve(world, good=picture(), gone=404, down=503, page=b"<html>")
     workspace = make_addresses(tmp_path, urls)
     run(workspace)

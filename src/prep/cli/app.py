@@ -288,7 +288,7 @@ def images_(
 
     workspace = _workspace()
     datasets: Sequence[Dataset] = workspace.select_datasets(names or [])
-    given = encoding(max_side, format_, quality)
+    given = encoding(max_side, format_, quality, as_published)
     options = image_options(retry, all_, verify, delete_parts, min_success)
     if options.retry and not names:
         datasets = with_addresses(workspace, datasets)

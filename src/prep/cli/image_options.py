@@ -12,19 +12,24 @@ if TYPE_CHECKING:
     from prep.workspace import Workspace
 
 
-def encoding(max_side: int | None, format_: str | None, quality: int | None) -> Encode:
+def encoding(max_side: int | None, format_: str | None, quality: int | None, as_published: bool) -> Encode:
     """What stored images have to be.
 
     Raises:
-        UsageError: a format or a number that is none.
+        UsageError: a format or a number that is none, or one beside --as-published.
     """
     from pydantic import ValidationError
 
     from prep.config import Encode
     from prep.errors import UsageError
 
+    if as_published and (max_side, format_, quality) != (None, None, None):
+        raise UsageError(
+            "--as-published stores images as they came, --max-side and its like do not", "Give one of them."
+        )
     try:
-        return Encode.model_validate({"max_side": max_side, "format": format_, "quality": quality})
+        lower = None if format_ is None else format_.lower()
+        return Encode.model_validate({"max_side": max_side, "format": lower, "quality": quality})
     except ValidationError as error:
         problem = error.errors()[0]
         option = "--" + str(problem["loc"][0]).replace("_", "-")
@@ -73,7 +78,7 @@ def _statuses(text: str | None) -> tuple[str, ...]:
         if name not in known and not re.fullmatch(r"http_[1-9][0-9]{2}", name):
             raise UsageError(
                 f"--retry {name}: is no status of an address that failed",
-                f"`{FAILED}` means all that failed. There are: {', '.join(sorted(known - {FAILED}))} and other http_ numbers.",
+                f"There are: {', '.join(sorted(known - {FAILED}))}, other http_ numbers, and `{FAILED}` for all.",
             )
     return tuple(names)
 
@@ -89,7 +94,7 @@ def with_addresses(workspace: Workspace, datasets: Sequence[Dataset]) -> list[Da
 
     chosen = [dataset for dataset in datasets if isinstance(workspace.images(dataset), UrlImages)]
     if not chosen:
-        raise UsageError("no dataset here has images behind addresses, so --retry has none to go back to", "")
+        raise UsageError("no dataset here has images behind addresses", "Leave --retry out.")
     return chosen
 
 
@@ -105,6 +110,7 @@ def adopt_folder(workspace: Workspace, datasets: Sequence[Dataset], folder: Path
     from prep.errors import UsageError, WorkspaceError
     from prep.files import write_text
     from prep.images.folder import list_images
+    from prep.manifest import read_manifest
     from prep.workspace import CONFIG_NAME, Workspace
     from prep.yaml_edit import add_keys, read_exact
 
@@ -122,6 +128,13 @@ def adopt_folder(workspace: Workspace, datasets: Sequence[Dataset], folder: Path
             f"--adopt: the images of {datasets[0].name} are in no archives that a folder could stand for",
             "A table of your own with a column of paths is for `prep add`.",
         )
+    raw = read_manifest(workspace.raw(datasets[0].name))
+    if raw and any(part.freed_shares is not None for part in raw.shards):
+        raise UsageError(
+            f"--adopt: the images of {datasets[0].name} are stored, and --delete-parts deleted what they came out of",
+            f"`prep download {datasets[0].name} --force` brings the archives back first.",
+        )
+    workspace.check_adopted(datasets[0], folder)
     if next(list_images(folder), None) is None:
         raise WorkspaceError(f"there are no images below {folder}", "Check what follows --adopt.")
     path = workspace.root / CONFIG_NAME

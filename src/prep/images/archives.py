@@ -102,7 +102,8 @@ def archive_errors(path: Path) -> Iterator[None]:
             start = file.read(16)
         raise DataError(
             f"{path} cannot be read as an archive to its end: {error} (it begins with {start!r})",
-            "Delete it and run `prep download` again; if it stays so, the publisher's file is broken.",
+            "Delete it and run `prep download` again; if it stays so, the publisher's file is broken, and can be left "
+            "out with a narrower images.parts in a copy of the dataset's YAML in datasets/.",
         ) from error
 
 

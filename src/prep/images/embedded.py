@@ -17,6 +17,7 @@ from prep.images.probe import MAX_IMAGE_BYTES
 
 BATCH_BYTES = 16 << 20  # of images in memory at once, as far as a part's statistics tell
 BATCH_ROWS = 1_000
+DICTIONARY_ROWS = 4  # in a batch, where a dictionary hides how large they are
 BUFFER_BYTES = 1 << 20  # read at once; without a buffer it is a whole column of a row group
 MAX_PATH_CHARACTERS = 500  # of a publisher's path in a source
 
@@ -69,8 +70,10 @@ def _rows(file: pq.ParquetFile, first: int, column: str, key: str | None) -> Ite
 def _batch_rows(group: Any, column: str) -> int:
     """So many rows that their images take about `BATCH_BYTES`."""
     chunks = (group.column(index) for index in range(group.num_columns))
-    own = (chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}."))
+    own = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{column}.")]
     size_bytes = max(1, sum(chunk.total_uncompressed_size for chunk in own))
+    if any(chunk.has_dictionary_page for chunk in own):  # one value may stand for many rows, whose bytes count once
+        size_bytes = max(size_bytes, group.num_rows * BATCH_BYTES // DICTIONARY_ROWS)
     rows: int = BATCH_BYTES * group.num_rows // size_bytes
     return min(BATCH_ROWS, max(1, rows))
 

@@ -23,6 +23,7 @@ from prep.images.store import Store
 
 FLUSH_SECONDS = 5.0
 FLUSH_ROWS = 20_000
+BEFORE = "before"  # a shard of the same name that was made otherwise
 
 _PLACED = pa.schema([("place", pa.int64()), *SCHEMA])
 
@@ -41,6 +42,11 @@ def remove_spools(folder: Path) -> None:
 def spooled_rows(folder: Path) -> int:
     """Rows on the disk of all shards under way in `folder`; told by the names of their files alone."""
     return sum(int(path.stem.rpartition("-")[2]) for path in folder.glob(".*.rows/*.parquet"))
+
+
+def _task_of(shard: Path) -> bytes | None:
+    """The fingerprint that a shard or a piece of one carries."""
+    return (pq.read_metadata(shard).metadata or {}).get(sql.TASK_KEY.encode())
 
 
 def shard_stamps(folder: Path) -> set[tuple[str, int]]:
@@ -75,11 +81,14 @@ class Spool:
         self._flushed = time.monotonic()
         self.count = 0
         pieces = self._pieces()
-        if any(
-            (pq.read_metadata(piece).metadata or {}).get(sql.TASK_KEY.encode()) != task.encode() for piece in pieces
-        ):
-            shutil.rmtree(self._folder)
+        if any(_task_of(piece) != task.encode() for piece in pieces):
+            for piece in pieces:
+                piece.unlink()
             pieces = []
+        if shard.is_file() and _task_of(shard) != task.encode():
+            # Its images are about to be replaced: it must not be taken for true if this run breaks off.
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shard.replace(self._folder / BEFORE)
         self._number = 1 + max((int(piece.stem.partition("-")[0]) for piece in pieces), default=-1)
         self.count = sum(pq.read_metadata(piece).num_rows for piece in pieces)
 
@@ -139,9 +148,10 @@ class Spool:
         with sql.connect(self._shard) as connection, sql.data_errors(str(self._folder)):
             rows = f"WITH rows AS (SELECT * FROM {sql.parquet_files(pieces)})"
             left = []
-            if self._shard.is_file():
+            before = next((path for path in (self._folder / BEFORE, self._shard) if path.is_file()), None)
+            if before is not None:
                 moved = (
-                    f"{rows} SELECT DISTINCT old.path FROM {sql.parquet_files([self._shard])} old JOIN rows "
+                    f"{rows} SELECT DISTINCT old.path FROM {sql.parquet_files([before])} old JOIN rows "
                     "USING (image_key) WHERE rows.path != old.path AND NOT starts_with(old.path, '/') "
                     "AND old.path NOT IN (SELECT path FROM rows WHERE path IS NOT NULL)"
                 )

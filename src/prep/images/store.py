@@ -22,7 +22,7 @@ UNDER_WAY_BYTES = 64 << 20  # and their bytes together
 TIMEOUTS: ClientConfig = {"connect_timeout": "10s", "timeout": "120s", "pool_max_idle_per_host": str(UNDER_WAY)}
 # What may pass (5xx, `SlowDown`, a lost connection) is tried again; 403 and 404 are not.
 RETRIES: RetryConfig = {
-    "max_retries": 10,
+    "max_retries": 100,
     "retry_timeout": timedelta(seconds=30),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
 }
@@ -103,7 +103,7 @@ class DiskStore:
             is_clash = isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError)
             if is_clash and self.root.is_dir():
                 raise Clash(f"{path}: a file and a folder would have one name") from error
-            raise
+            raise OSError(error.errno, error.strerror, str(self.root)) from error
 
     async def put_async(self, path: str, data: bytes) -> None:
         """As `put`, at once: a file takes less time than a thread would."""

@@ -202,7 +202,7 @@ def _entry(source: Source, start: int, at: int, header: Header, records: dict[by
     if kind in _WITHOUT_DATA:
         size = 0
     is_file = kind in _REGULAR and not is_sparse and not raw.endswith(b"/")
-    return Entry(start, at + _padded(size), raw.decode("utf-8", "replace"), is_file, at, size)
+    return Entry(start, at + _padded(size), _text(raw), is_file, at, size)
 
 
 def _records(kind: int, data: bytes) -> dict[bytes, bytes] | None:
@@ -221,6 +221,14 @@ def _records(kind: int, data: bytes) -> dict[bytes, bytes] | None:
         records[match[2]] = data[match.end() : end - 1]
         at = end
     return records
+
+
+def _text(name: bytes) -> str:
+    """A name as text: UTF-8, else Latin-1, which at least keeps different names apart."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def _padded(size: int) -> int:

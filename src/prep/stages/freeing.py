@@ -63,6 +63,9 @@ class Freeing:
         if not self._is_ours:
             self._kept["a file of yours, which prep did not bring"] += len(paths)
             return
+        if len(paths) > 1 and {"slice", "missing"} & self._raw.facts.keys():
+            self._kept["of an archive that may have more parts than this slice"] += len(paths)
+            return
         unread = sorted({name for path in paths for name in self._readers.get(path, ())})
         if unread:
             why = f"records not normalized yet (`prep normalize {' '.join(unread)}`, then the same command)"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prep.config import Encode
+from prep.errors import WorkspaceError
 from prep.manifest import fingerprint
 from prep.schema import IMAGE_KEY
 from prep.stages.shards import ShardTask, fingerprint_in
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 VERSION = 2  # raise when the same inputs give other bytes
 GONE = "gone"  # an image that was stored and is not there any more, nor where it came from
 
-# Of members with one name the last counts, as when an archive is unpacked; of different ones with one key the first.
+# Of members with one name the last counts, as when an archive is unpacked; of different ones with one key the first
+# that was stored. Where two are stored under one path, the bytes are those of the last.
 _MEMBERS = f"""
-    SELECT * FROM (
-        SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY source ORDER BY place DESC) = 1
-    ) QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY place) = 1 ORDER BY place
+    SELECT * REPLACE (
+        if(is_over, 'unsafe_name', status) AS status, if(is_over, NULL, path) AS path,
+        if(is_over, NULL, sha256) AS sha256, if(is_over, 'another image is stored under its path', error) AS error
+    ) FROM (
+        SELECT *, path IS NOT NULL AND place < max(place) OVER (PARTITION BY path) AS is_over FROM (
+            SELECT * FROM rows QUALIFY row_number() OVER (PARTITION BY source ORDER BY place DESC) = 1
+        )
+    ) QUALIFY row_number() OVER (PARTITION BY {IMAGE_KEY} ORDER BY is_over OR status != 'ok', place) = 1 ORDER BY place
 """
 
 
@@ -52,10 +59,21 @@ class StoreSpec:
         """What a shard depends on."""
         return [self.name, self.s3_endpoint, self.encode.model_dump(exclude_none=True)]
 
-    def open(self, writer: str) -> Store:
-        """The store, for one task to write to."""
+    def open(self, writer: str, *, is_there: bool = False) -> Store:
+        """The store, for one task to write to.
+
+        Args:
+            is_there: it has images already.
+
+        Raises:
+            WorkspaceError: then the whole of it is gone.
+        """
         from prep.images.store import open_store
 
+        if is_there and not self.root.startswith("s3://") and not Path(self.root).is_dir():
+            raise WorkspaceError(
+                f"there is no folder {self.root}, where images are kept", "Mount its disk, or put it back."
+            )
         return open_store(self.root, self.dataset, self.s3_endpoint, writer=writer)
 
 
@@ -227,7 +245,7 @@ def make_local(task: LocalTask) -> None:
     from prep.images.index import index_rows
     from prep.images.spool import Spool
 
-    store = task.store.open(task.output.stem)
+    store = task.store.open(task.output.stem, is_there=task.verify)
     spool = Spool(task.output, task.fingerprint, store)
     if task.verify and fingerprint_in(task.output) == task.fingerprint:
         spool.replace()
@@ -271,24 +289,30 @@ def _stored(store: Store, task: LocalTask, found: Found) -> IndexRow:
 
 
 def verified(store: Store, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
-    """The rows as they prove to be: every stored image read back, compared with its hash and decoded."""
+    """The rows as they prove to be: every stored image read back, compared with its hash and decoded.
+
+    What is gone keeps its path: it may come back, as a disk does that was not mounted.
+
+    Raises:
+        WorkspaceError: the store itself is not there.
+    """
     import hashlib
 
     from prep.images.encode import decode_problem
     from prep.images.index import OK, UNDECODABLE
 
     for row in rows:
-        if row.status != OK or row.path is None:
+        if row.status not in (OK, GONE) or row.path is None:
             yield row
             continue
         try:
             data = Path(row.path).read_bytes() if row.path.startswith("/") else store.get(row.path)
         except FileNotFoundError:
-            yield replace(row, status=GONE, path=None, error="it is not in the image store any more")
+            yield replace(row, status=GONE, error="it is not in the image store any more")
             continue
         if hashlib.sha256(data).hexdigest() != row.sha256:
-            yield replace(row, status=GONE, path=None, error="other bytes stand in its place in the image store")
+            yield replace(row, status=GONE, error="other bytes stand in its place in the image store")
         elif row.decoded or (problem := decode_problem(data)) is None:
-            yield replace(row, decoded=True)
+            yield replace(row, status=OK, decoded=True, error=None)
         else:
             yield replace(row, status=UNDECODABLE, path=None, sha256=None, error=problem)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from prep import sql
@@ -21,6 +21,7 @@ from prep.progress import Bar
 from prep.schema import IMAGE_KEY, ROW, URL
 from prep.stages.freeing import Freeing, check_not_needed
 from prep.stages.image_tasks import (
+    GONE,
     ArchiveTask,
     FolderTask,
     ImageTask,
@@ -90,7 +91,8 @@ def images(
         notes = [note for note in (outcome.note, nothing if options.delete_parts else "") if note]
         return replace(outcome, note="; ".join(notes))
     if isinstance(kind, FolderImages):
-        return _from_folder(workspace, dataset, kind, options, force, dry_run)
+        outcome = _from_folder(workspace, dataset, kind, options, force, dry_run)
+        return replace(outcome, note="nothing to delete: its images are yours") if options.delete_parts else outcome
     if isinstance(kind, ArchiveImages | ParquetImages):
         return _from_parts(workspace, dataset, kind, options, force, dry_run)
     note = "its samples point at their images" if isinstance(kind, GivenImages) else "has no images"
@@ -239,7 +241,8 @@ def _from_parts(
     folder = workspace.raw(dataset.name)
     archives = [task.parts[0].relative_to(folder).as_posix() for task in tasks]
     named = zip(archives, tasks, strict=True)
-    check_not_needed(dataset, [(name, task) for name, task in named if task.is_freed], force)
+    if not dry_run:
+        check_not_needed(dataset, [(name, task) for name, task in named if task.is_freed], force)
     freeing = Freeing(workspace, dataset, raw, tasks) if options.delete_parts and not dry_run else None
     outcome = _build(
         workspace,
@@ -250,9 +253,31 @@ def _from_parts(
         options,
         force,
         dry_run,
+        stale=_with_gone(workspace.index(dataset.name), tasks),
         on_made=freeing.made if freeing else lambda task: None,
     )
+    if outcome.state == "done" and len(tasks) > 1 and (doubles := _double_keys(tasks)):
+        warning = f"{doubles:,} image keys stand for several different images; samples get one of them (see images.key)"
+        outcome = replace(outcome, note="; ".join(filter(None, [outcome.note, warning])))
     return freeing.end(outcome) if freeing else outcome
+
+
+def _double_keys(tasks: Sequence[PartsTask]) -> int:
+    """Image keys under which several shards have different images."""
+    shards = sql.parquet_files([task.output for task in tasks])
+    query = (
+        f"SELECT count(*) FROM (SELECT {IMAGE_KEY} FROM {shards} WHERE path IS NOT NULL "
+        f"GROUP BY {IMAGE_KEY} HAVING count(DISTINCT sha256) > 1)"
+    )
+    with sql.connect(tasks[0].output) as connection:
+        return int(connection.execute(query).fetchall()[0][0])
+
+
+def _with_gone(folder: Path, tasks: Sequence[PartsTask]) -> set[str]:
+    """Index shards with images that are gone from the store, and that can be had again out of their parts."""
+    manifest = read_manifest(folder)
+    lacking = {shard.name for shard in manifest.shards if shard.counts.get(GONE)} if manifest else set()
+    return {task.output.name for task in tasks if not task.is_freed} & lacking
 
 
 def _archive_tasks(
@@ -311,9 +336,11 @@ def _check_stems(dataset: Dataset, tasks: Sequence[ArchiveTask]) -> None:
     """Raise ConfigError where two archives would share a folder."""
     by_stem: dict[str, Path] = {}
     for task in tasks:
-        if by_stem.setdefault(task.stem, task.parts[0]) != task.parts[0]:
+        is_double = by_stem.setdefault(task.stem, task.parts[0]) != task.parts[0]
+        if is_double or any(str(above) in by_stem for above in PurePosixPath(task.stem).parents):
             raise ConfigError(
-                f"{dataset.name}: two archives are called {task.stem!r}; their images would share a folder",
+                f"{dataset.name}: another archive is called as {task.stem!r}, or as a folder above it; their images "
+                "would share a folder",
                 "Narrow images.parts in the dataset's YAML to one of them.",
             )
 
@@ -329,6 +356,7 @@ def _from_folder(
             f"{dataset.name}: its images are to be in {folder}, which is no folder",
             f"Mend `image_folders` in {workspace.root / 'prep.yaml'}, or images.path in the dataset's YAML.",
         )
+    workspace.check_adopted(dataset, folder)
     files = list(list_images(folder))
     if not files:
         raise WorkspaceError(f"{dataset.name}: there are no images below {folder}", "Name the folder that has them.")
