@@ -24,8 +24,8 @@ import pytest
 import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_server import ImageServer, Reply, raw, reply
 
+from image_server import ImageServer, Reply, raw, reply
 from prep.config import Fetch
 from prep.errors import WorkspaceError
 from prep.images import fetch, names, request, transfers, turns
