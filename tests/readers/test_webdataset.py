@@ -70,7 +70,7 @@ def test_text_that_is_not_utf8_is_replaced_and_not_lost(part: Path) -> None:
 def test_a_name_that_is_not_utf8_can_be_written_down(part: Path) -> None:
     with tarfile.open(part, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         tar.addfile(tarfile.TarInfo("café.txt"))
-    assert records(part) == [record("caf\ufffd", "txt", txt="")]
+    assert records(part) == [record("café", "txt", txt="")]
 
 
 def test_a_huge_text_is_passed_over(part: Path) -> None:
