@@ -406,12 +406,13 @@ class AddressResult:
 
 
 def bench_addresses(case: AddressCase, runs: int, site: Site, peers: dict[str, Path], folder: Path) -> AddressResult:
-    """Run all clients `runs` times, in turn."""
+    """Run all clients `runs` times, in turn; a second img2dataset only over https, where its Python matters."""
     urls = site.urls(case.scheme, case.photos, case.count)
     source = fresh(folder / "list") / "list.parquet"
     pq.write_table(pa.table({"url": urls, "text": [f"photo {number}" for number in range(case.count)]}), source)
     made = make_workspace(folder / "made", source.parent, {"kind": "url"}, 2)
-    tuned = {peer: tune(case, site, python, folder) for peer, python in peers.items()}
+    chosen = list(peers) if case.scheme == "https" else list(peers)[:1]
+    tuned = {peer: tune(case, site, peers[peer], folder) for peer in chosen}
     names = {peer: f"{peer}, {threads} threads" for peer, (threads, _) in tuned.items()}
     ours: list[Run] = []
     theirs: dict[str, list[Run]] = {name: [] for name in names.values()}
@@ -665,6 +666,34 @@ def archive_aims(results: Sequence[ArchiveResult]) -> Iterator[str]:
             )
 
 
+class Page:
+    """The results page; written anew after every case, because all of them take half an hour."""
+
+    def __init__(self, runs: int, is_kept: bool) -> None:
+        self._runs, self._is_kept = runs, is_kept
+        self._addresses: list[AddressResult] = []
+        self._archives: list[ArchiveResult] = []
+
+    def add_addresses(self, result: AddressResult) -> None:
+        self._addresses.append(result)
+        self._write()
+
+    def add_archive(self, result: ArchiveResult) -> None:
+        self._archives.append(result)
+        self._write()
+
+    def _write(self) -> None:
+        if self._is_kept:
+            RESULT.write_text(self.text, encoding="utf-8")
+
+    @property
+    def text(self) -> str:
+        """The page as it stands."""
+        aims = [*address_aims(self._addresses), *archive_aims(self._archives)]
+        tables = [*(address_lines(self._addresses) if self._addresses else ()), *archive_lines(self._archives)]
+        return "\n".join([*intro(self._runs), *tables, "", "## Aims", "", *aims]) + "\n"
+
+
 def address_cases(small: Photos, large: Photos, scale: int) -> list[AddressCase]:
     """What is fetched; a quick run takes fewer images by `scale`."""
     return [
@@ -713,19 +742,16 @@ def main() -> None:
         say("making the photos ...")
         small = make_photos(folder / "small", 400, SMALL, 4.0, 82)
         large = make_photos(folder / "large", 200, LARGE, 4.0, 82)
-        addresses, archives = [], []
+        page = Page(runs, is_kept=not (arguments.quick or arguments.only))
         if arguments.only != "archives":
             peers = {name_peer(python): python for python in pythons}
             with serve(folder) as site:
-                cases = address_cases(small, large, scale)
-                addresses = [bench_addresses(case, runs, site, peers, folder) for case in cases]
+                for case in address_cases(small, large, scale):
+                    page.add_addresses(bench_addresses(case, runs, site, peers, folder))
         if arguments.only != "addresses":
-            archives = [bench_archive(case, small, runs, folder) for case in archive_cases(scale)]
-        lines = [*intro(runs), *(address_lines(addresses) if addresses else ()), *archive_lines(archives)]
-        lines += ["", "## Aims", "", *address_aims(addresses), *archive_aims(archives)]
-    print(text := "\n".join(lines) + "\n")
-    if not (arguments.quick or arguments.only):
-        RESULT.write_text(text, encoding="utf-8")
+            for archive in archive_cases(scale):
+                page.add_archive(bench_archive(archive, small, runs, folder))
+        print(page.text)
 
 
 if __name__ == "__main__":
