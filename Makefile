@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate_commands.py
+	$(BIN)/python docs/generate_datasets.py
 
 clean:
 	rm -rf $(VENV) prep-demo

@@ -31,10 +31,21 @@ def render() -> str:
     """The whole page."""
     program: Any = get_command(app)
     sections = [HEAD, _section("prep", program.help, _own(program), _types(app.registered_callback))]
+    sections += _commands("prep", app, program)
+    for info in app.registered_groups:
+        group = program.commands[info.name]
+        sections += [
+            _section(f"prep {info.name}", group.help),
+            *_commands(f"prep {info.name}", info.typer_instance, group),
+        ]
+    return "\n".join(sections)
+
+
+def _commands(name: str, app: Any, program: Any) -> Iterator[str]:
+    """A section for each of a program's own commands."""
     for info in app.registered_commands:
         command = program.commands[info.name]
-        sections.append(_section(f"prep {info.name}", command.help, _own(command), _types(info)))
-    return "\n".join(sections)
+        yield _section(f"{name} {info.name}", command.help, _own(command), _types(info))
 
 
 def _own(command: Any) -> list[Any]:
@@ -47,9 +58,12 @@ def _types(info: Any) -> dict[str, Any]:
     return get_type_hints(info.callback)
 
 
-def _section(name: str, text: str, params: list[Any], types: dict[str, Any]) -> str:
-    usage = " ".join([name, *_usage(params), *(["COMMAND"] if name == "prep" else [])])
-    lines = [f"## {name}", "", text.strip(), "", "```text", usage, "```", ""]
+def _section(name: str, text: str, params: list[Any] | None = None, types: dict[str, Any] | None = None) -> str:
+    """A program's or command's section; a group of commands has no parameters of its own."""
+    params, types = params or [], types or {}
+    usage = " ".join([name, *_usage(params), *(["COMMAND"] if name == "prep" or not params else [])])
+    level = "#" * max(2, len(name.split()))
+    lines = [f"{level} {name}", "", text.strip(), "", "```text", usage, "```", ""]
     if params:
         lines += ["| argument or option | default | |", "| --- | --- | --- |"]
         lines += _rows(params, types)

@@ -21,6 +21,7 @@ SCORE, HEIGHT, WIDTH = "fltLaionAesthScore", "intHeight", "intWidth"
 # preprocess_fn -> (image columns, text columns, argument that prefixes the images)
 FUNCTIONS: dict[str, tuple[list[str], list[str], str]] = {
     "preproces_text_to_image_generation_s3": (["s3_path"], ["caption"], ""),
+    "preproces_text_to_image_generation_piat_hash": (["strImagehash"], ["longLLA_captions"], ""),
     "preproces_text_to_image_generation_s3_loc": (["s3_path"], ["caption", "grounding_text"], ""),
     "preproces_text_to_image_generation_layout_sam": (["s3_path"], ["caption", "cap_short", "cap_detail"], "s3_prefix"),
     "preproces_und_mammoth_si_10M": (["image"], ["conversations"], "s3_prefix"),
@@ -28,7 +29,12 @@ FUNCTIONS: dict[str, tuple[list[str], list[str], str]] = {
     "preproces_grandf": (["s3_path"], ["loc_caption"], ""),
     "preproces_refcoco_rec": (["s3_path"], ["label", "loc_string"], ""),
     "process_sharegpt_4o_edit": (["input_image", "output_image"], ["input_prompt"], "s3_prefix"),
+    "preprocess_reflection_und": (["image"], ["prompts", "results"], "s3_prefix"),
     "process_gpt_edit": (["input_paths", "output_paths"], ["instruction"], "s3_prefix"),
+    "process_gpt_edit_loc_gnd": (["input_paths", "output_paths"], ["instruction", "grounding_text"], "s3_prefix"),
+    "process_pica_banana": (["local_input_image", "local_output_image"], ["text"], "s3_prefix"),
+    "process_metaquery": (["source_images_paths", "tgt_path"], ["prompt"], "s3_prefix"),
+    "process_uniworld": (["image", "image_gen", "image_gen_enc"], ["conversations"], ""),
 }
 
 
@@ -62,6 +68,8 @@ def build_sample(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
     images, texts, prefix_argument = FUNCTIONS[entry["preprocess_fn"]]
     arguments = entry.get("process_fn_kwargs", {})
     prefix = arguments.get(prefix_argument, "") if prefix_argument else ""
+    if images == ["strImagehash"]:
+        prefix = "piat://"
     if "caption_key" in arguments:
         texts = [arguments["caption_key"]]
     opened = []
@@ -69,12 +77,26 @@ def build_sample(entry: Mapping[str, Any], row: int) -> dict[str, Any]:
         value = values[column]
         if value is not None:
             paths: list[Any] = [value] if isinstance(value, str | float) else list(value)
-            opened += [_open(os.path.join(prefix, path)) for path in paths]  # noqa: PTH118
+            opened += [_open(os.path.join(prefix, *_folders(values), path)) for path in paths]  # noqa: PTH118
     text = [_text(column, values[column], entry["preprocess_fn"]) for column in texts]
     return {"images": opened, "text": text, "scores": _scores(values, entry["preprocess_fn"])}
 
 
+def _folders(values: Mapping[str, Any]) -> list[str]:
+    return [values[column] for column in ("dir_name", "folder") if column in values]
+
+
 def _open(path: str) -> Image.Image:
+    if path.startswith(("s3://", "piat://")):
+        import piat  # type: ignore[import-not-found]  # outside the authors' company, whatever has that name
+
+        if path.startswith("s3://"):
+            return Image.fromarray(piat.s3_image(path)).convert("RGB")
+        key = path.removeprefix("piat://")
+        try:
+            return Image.fromarray(piat.get_image({"strSource": "1024-pil-antialias"}, key)).convert("RGB")
+        except Exception:
+            return Image.fromarray(piat.get_image({"strSource": "raw"}, key)).convert("RGB")
     with Image.open(path) as image:
         return image.convert("RGB")
 

@@ -21,12 +21,15 @@ from typer.main import get_command
 
 from prep import config, workspace
 from prep.cli.app import app
-from prep.config import Catalogue, Dataset, Model, Recipe, WorkspaceConfig, load
+from prep.config import Catalogue, Dataset, Model, Recipe, Records, Table, WorkspaceConfig, load
+from prep.datasets import turns
 from prep.images.chunks import NOT_FETCHED
 from prep.images.index import SCHEMA
+from prep.images.matching import AMBIGUOUS
 from prep.images.statuses import OF_ADDRESSES, OF_ANY, OF_FILES
 from prep.progress import Meter
-from prep.schema import KINDS
+from prep.schema import KINDS, Kind
+from prep.stages.normalize import NormalizeTask, needed_columns
 from prep.trainers import lavida_o
 from prep.workspace import RulesFile
 from worlds import prep as run_prep
@@ -37,7 +40,11 @@ SOURCE = ROOT / "src" / "prep"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]  # of Typer's group
+PROGRAM: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]  # of Typer's group
+# `init` -> its command; of a group also `recipe show`.
+COMMANDS = PROGRAM | {
+    f"{name} {sub}": c for name, p in PROGRAM.items() for sub, c in getattr(p, "commands", {}).items()
+}
 YAML_MODELS: dict[str, type[Model]] = {
     "dataset": Dataset,
     "recipe": Recipe,
@@ -83,15 +90,16 @@ def spans(text: str) -> list[str]:
 # -- commands --------------------------------------------------------------------------------------------------
 
 
-def test_commands_page_is_current() -> None:
-    command = [sys.executable, str(DOCS / "generate_commands.py"), "--check"]
+@pytest.mark.parametrize("generator", sorted(DOCS.glob("generate_*.py")), ids=name_of)
+def test_generated_pages_are_current(generator: Path) -> None:
+    command = [sys.executable, str(generator), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
 def test_commands_page_has_every_command_and_option() -> None:
     text = (DOCS / "commands.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## prep ([\w-]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^##+ prep ([\w -]+)\n(.*?)(?=^##+ |\Z)", text, re.MULTILINE | re.DOTALL))
     assert list(sections) == list(COMMANDS)
     for name, command in COMMANDS.items():
         for param in command.params:
@@ -108,6 +116,12 @@ def command_lines(page: Path) -> Iterator[list[str]]:
         yield from _prep_lines(line.removeprefix("$ ") for line in body.splitlines() if line.startswith("$ "))
 
 
+def joined(words: list[str]) -> list[str]:
+    """A command's words, a group and its command as one."""
+    name = " ".join(words[:2])
+    return [name, *words[2:]] if name in COMMANDS and len(words) > 1 else words
+
+
 def _prep_lines(lines: Any) -> Iterator[list[str]]:
     for line in lines:
         for part in line.split("&&"):
@@ -119,7 +133,7 @@ def _prep_lines(lines: Any) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_line_is_understood(page: Path) -> None:
     for words in command_lines(page):
-        rest = words[2:] if words[0] == "-C" else words
+        rest = joined(words[2:] if words[0] == "-C" else words)
         assert rest[0] in COMMANDS, words
         COMMANDS[rest[0]].make_context(rest[0], list(rest[1:]))  # raises for an option or value it does not know
         if rest[0] == "init" and rest[1:] and not rest[1].startswith("-"):
@@ -133,6 +147,7 @@ def test_commands_in_the_text_are_known(page: Path) -> None:
         rest = words[2:] if words[1:2] == ["--debug"] else words[1:]
         if words[0] != "prep" or not rest or not rest[0].replace("-", "").islower():
             continue
+        rest = joined(rest)
         assert rest[0] in COMMANDS, span
         known = {option for param in COMMANDS[rest[0]].params for option in param.opts} | {"--help"}
         assert {word for word in rest[1:] if word.startswith("-")} <= known, span
@@ -283,11 +298,13 @@ def test_every_image_status_is_documented() -> None:
 def reasons_in_code() -> set[str]:
     """Every reason that a row can be dropped for; `image_` and `bad_` stand for those that go on."""
     rules = (SOURCE / "stages" / "filter.py").read_text(encoding="utf-8")
-    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED}
-    texts = {column.name for kind in KINDS.values() for column in kind.columns if column.required}
-    found |= {f"no_{name}" for name in texts - {kind.image_path for kind in KINDS.values()}}
+    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED, f"image_{AMBIGUOUS}", *turns.REASONS}
+    found |= {f"image_{status}" for status in re.findall(r"missing = \"'(\w+)'\"", rules)}
+    # Those of text-to-image and grounded-caption have rows of their own; `no_` stands for the other columns.
+    needed = {word for kind in KINDS.values() for images in ("url", "given") for word in needed_words(kind, images)}
+    found |= {f"no_{word}" if word in ("url", "image", "caption", "loc_caption") else "no_" for word in needed}
+    found -= {turns.NO_CONVERSATIONS}
     normalize = (SOURCE / "stages" / "normalize.py").read_text(encoding="utf-8")
-    found |= {f"no_{word}" for word in re.findall(r'\{(?:URL|IMAGE_KEY): "(\w+)"\}', normalize)}
     found |= {"image_", *re.findall(r"'(bad_)", normalize)}
     for path in (SOURCE / "datasets").glob("*.py"):
         for function, assigned in functions(path):
@@ -300,6 +317,14 @@ def reasons_in_code() -> set[str]:
         found.update(reason for table in dataset.tables.values() for reason in table.drop)
     added = (SOURCE / "add.py").read_text(encoding="utf-8")
     return found | set(re.findall(r'table\["drop"\] = \{"(\w+)"', added))
+
+
+def needed_words(kind: Kind, images: str) -> Iterator[str]:
+    """What normalize says of columns that a sample of this kind cannot do without."""
+    table = Table(kind=kind.name, records=Records(parts="*", format="parquet"), select={})
+    nothing = Path()
+    task = NormalizeTask(nothing, "", "", table, images, "", (), (), nothing)
+    yield from needed_columns(task).values()
 
 
 def test_every_reason_is_documented() -> None:

@@ -126,6 +126,55 @@ def test_names_that_are_not_of_the_workspace_are_said(workspace: Workspace) -> N
         assert said(caught) == expected
 
 
+NOT_PUBLIC = """\
+name: mix
+entries:
+  - {table: coyo-700m, min_size: 512}
+  - {table: plans, name: one, min_size: 64, not_public: The authors kept them.}
+  - {table: plans, name: two, min_size: 64, not_public: The authors kept them.}
+"""
+PLANS = """\
+name: plans
+source: {kind: local, path: /data/plans}
+images: {kind: given}
+tables:
+  plans:
+    kind: text-to-image-plan
+    records: {format: parquet, parts: "*"}
+    select: {s3_path: s3_path, caption: caption, grounding_text: grounding_text}
+"""
+
+
+def test_entries_that_are_not_public_are_passed_over_until_somebody_has_their_table(tmp_path: Path) -> None:
+    workspace = Workspace.create(tmp_path, NOT_PUBLIC)
+    assert [entry.label for entry in workspace.recipe.entries] == ["coyo-700m", "one", "two"]
+    assert [entry.label for entry in workspace.entries] == ["coyo-700m"]
+    assert [entry.label for entry in workspace.not_public] == ["one", "two"]
+    assert workspace.table_names == ("coyo-700m",)
+    assert [dataset.name for dataset in workspace.datasets] == ["coyo-700m"]
+    with pytest.raises(UsageError, match="'plans' is neither a dataset nor a table of this workspace"):
+        workspace.select_tables(["plans"])
+
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "plans.yaml").write_text(PLANS)
+    supplied = Workspace(tmp_path)
+    assert (supplied.entries, supplied.not_public) == (supplied.recipe.entries, ())
+    assert supplied.table_names == ("coyo-700m", "plans")
+    assert supplied.rules("plans") == Rules(min_size=64)
+
+
+def test_a_recipe_of_nothing_public_says_so(tmp_path: Path) -> None:
+    lines = NOT_PUBLIC.splitlines(keepends=True)
+    workspace = Workspace.create(tmp_path, "".join(lines[:2] + lines[3:]))
+    for select in (workspace.select_datasets, workspace.select_tables):
+        with pytest.raises(UsageError) as caught:
+            select(())
+        assert said(caught) == (
+            f"{tmp_path}/recipe.yaml has no entry whose data is public\n"
+            "  `prep recipe show` says what is missing; `prep add --name TABLE` supplies it."
+        )
+
+
 def test_a_recipe_without_entries_says_how_to_fill_it(tmp_path: Path) -> None:
     empty = Workspace.create(tmp_path, Catalogue().recipe_path("empty").read_text())
     for select in (empty.select_datasets, empty.select_tables):

@@ -1,4 +1,4 @@
-"""A user's own csv or parquet as a dataset of the workspace: its YAML is written, the recipe gets an entry."""
+"""A user's own csv, parquet or JSON as a dataset of the workspace: its YAML is written, the recipe gets an entry."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from prep import sql
 from prep.config import Dataset, load, nearest
 from prep.errors import DataError, UsageError
 from prep.files import write_text
-from prep.schema import RESERVED, TEXT_TO_IMAGE, URL, Kind
+from prep.schema import KINDS, RESERVED, TEXT, TEXT_TO_IMAGE, TEXTS, URL, Column, Kind
 from prep.workspace import Workspace
 from prep.yaml_edit import append_items, read_exact
 
-_FORMATS = {".csv": "csv", ".parquet": "parquet"}
+_FORMATS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
+_JSON_SAMPLE = 1_000  # objects whose keys are the file's columns
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ def add_file(
     """Make `data` a dataset of the workspace and an entry of its recipe.
 
     Args:
-        data: a csv, a parquet file, or a folder of parquet files.
+        data: a csv, parquet, .json or .jsonl file, or a folder of parquet files.
         name: of the dataset; by default the file's.
         mapping: sample column -> column of the file, where they are named otherwise. `url` in place of the image
             path makes it a dataset of addresses.
+        kind: of its samples; which preprocess function reads them.
         force: replace a dataset of that name which the workspace added before.
 
     Raises:
@@ -89,7 +91,8 @@ def _format(data: Path) -> str:
         raise UsageError(f"there is no file {data}", "Check the path.")
     if data.suffix.lower() not in _FORMATS:
         raise UsageError(
-            f"{data} is neither .csv nor .parquet", "Convert it; DuckDB or pandas read most formats and write parquet."
+            f"{data} is none of {', '.join(_FORMATS)}",
+            "Convert it; DuckDB or pandas read most formats and write parquet.",
         )
     return _FORMATS[data.suffix.lower()]
 
@@ -101,6 +104,12 @@ def _columns(data: Path, format_: str) -> dict[str, str]:
         if format_ == "parquet":
             found = connection.execute(f"DESCRIBE SELECT * FROM {sql.parquet_files(files[:1])}").fetchall()
             return {row[0]: sql.name(row[0]) for row in found}
+        if format_ == "json":
+            objects = f"SELECT json FROM {sql.json_objects(data)} LIMIT {_JSON_SAMPLE}"
+            keys = connection.execute(
+                f"SELECT DISTINCT unnest(json_keys(json)) FROM ({objects}) WHERE json_type(json) = 'OBJECT' ORDER BY 1"
+            ).fetchall()
+            return {row[0]: sql.name(row[0]) for row in keys}
         rows = sql.csv_file(data)
         names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]
         numbers = {name: f"TRY_CAST({sql.name(name)} AS DOUBLE)" for name in names}
@@ -130,7 +139,9 @@ def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data
     for column in kind.columns:
         if column.name not in chosen and column.name.lower() in by_lower:
             chosen[column.name] = by_lower[column.name.lower()]
-    if URL in chosen:
+    if kind.image_path is None:
+        chosen.pop(URL, None)
+    elif URL in chosen:
         chosen.pop(kind.image_path, None)
     elif kind.image_path not in chosen and URL in by_lower:
         chosen[URL] = by_lower[URL]
@@ -139,9 +150,21 @@ def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data
             raise DataError(
                 f"{data.name} has no column {column.name!r}; it has: {', '.join(columns)}",
                 f"Say which one it is: --map {column.name}=COLUMN"
-                + (" (or --map url=COLUMN for addresses)." if column.name == kind.image_path else "."),
+                + (" (or --map url=COLUMN for addresses)." if column.name == kind.image_path else ".")
+                + _other_kinds(by_lower, kind),
             )
     return chosen
+
+
+def _other_kinds(columns: Iterable[str], kind: Kind) -> str:
+    """Kinds that the file's columns would do for, as a hint."""
+    there = {column.lower() for column in columns}
+    fitting = [
+        other.name
+        for other in KINDS.values()
+        if other is not kind and {c.name.lower() for c in other.columns if c.required} <= there
+    ]
+    return f" Its columns would do for --kind {' or '.join(fitting)}." if fitting else ""
 
 
 def _dataset(
@@ -149,14 +172,18 @@ def _dataset(
 ) -> dict[str, Any]:
     """The dataset's YAML as plain values; columns that are nobody's are kept for `where`."""
     glob = "*.parquet" if data.is_dir() else "*"
+    records: dict[str, Any] = {"format": format_, "parts": glob}
+    if format_ == "json":
+        by_column = {theirs: kind.column(target) for target, theirs in chosen.items()}
+        records["fields"] = {name: _field_type(by_column.get(name)) for name in columns}
     table: dict[str, Any] = {
         "kind": kind.name,
-        "records": {"format": format_, "parts": glob},
-        "select": {target: sql.name(column) for target, column in chosen.items()},
+        "records": records,
+        "select": {target: _selected(kind.column(target), column, format_) for target, column in chosen.items()},
     }
     taken = {name.lower() for name in (*chosen.values(), *kind.column_names, *RESERVED)}
     table["extra"] = {column: value for column, value in columns.items() if column.lower() not in taken}
-    if kind.image_path in chosen:
+    if kind.image_path is not None and kind.image_path in chosen:
         path = f"CAST({sql.name(chosen[kind.image_path])} AS VARCHAR)"
         table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '(?i)^https?://')"}
     source: dict[str, Any] = {"kind": "local", "path": str(data.resolve())}
@@ -172,7 +199,24 @@ def _dataset(
     }
 
 
+def _field_type(column: Column | None) -> str:
+    """How a key of a JSON file is read: texts as they are, everything that may have a shape of its own as JSON."""
+    return "text" if column is None or (column.type == TEXT and column.images in (None, "one")) else "json"
+
+
+def _selected(column: Column | None, theirs: str, format_: str) -> str:
+    """SQL of a sample's column; in a csv a list is written as JSON."""
+    name = sql.name(theirs)
+    if format_ == "csv" and column is not None and column.type == TEXTS:
+        return (
+            f"CASE WHEN starts_with({name}, '[') THEN json_texts(TRY_CAST({name} AS JSON)) "
+            f"WHEN {name} IS NOT NULL THEN [{name}] END"
+        )
+    return name
+
+
 def _with_entry(workspace: Workspace, name: str) -> str:
     """The recipe's text with an entry for the table, if it has none yet."""
     parsed = read_exact(workspace.recipe_path)
-    return parsed.text if name in workspace.table_names else append_items(parsed, "entries", [{"table": name}])
+    named = {entry.table for entry in workspace.recipe.entries}  # also those whose data was not public until now
+    return parsed.text if name in named else append_items(parsed, "entries", [{"table": name}])

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from prep.errors import ConfigError
-from prep.schema import KINDS, RESERVED, Kind
+from prep.schema import CAPTION, KINDS, RESERVED, URL, Kind
 from prep.yaml_file import YamlFile, read_yaml
 
 # Folders of a workspace that hold what stages write.
-STAGE_FOLDERS = ("raw", "index", "scores", "normalized", "filtered", "dropped", "training", "datasets")
+STAGE_FOLDERS = ("raw", "index", "scores", "normalized", "filtered", "dropped", "training", "preview", "datasets")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True)]
@@ -55,12 +55,14 @@ class HuggingFaceSource(Model):
 
     Attributes:
         repo: `owner/name`.
+        repo_type: `dataset`, or `model` where a publisher put its files beside a model's.
         revision: a branch, tag or commit; what it points at is resolved once and pinned in prep.lock.
         include, exclude: globs over its files; a file is taken if one of `include` and none of `exclude` matches.
     """
 
     kind: Literal["huggingface"]
     repo: str
+    repo_type: Literal["dataset", "model"] = "dataset"
     revision: str = "main"
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -225,10 +227,11 @@ Source = Annotated[
 
 
 class Expected(Model):
-    """What the publisher says the dataset holds: another number of parts is reported; records are for planning."""
+    """What the publisher says the dataset holds: another number of parts is reported; the rest is for planning."""
 
     parts: int | None = None
     records: int | None = None
+    size_bytes: int | None = None
 
 
 class Encode(Model):
@@ -324,16 +327,22 @@ class Records(Model):
 
     Attributes:
         parts: glob over the parts' paths; each matching part becomes one shard.
-        format: a reader in `prep.readers`, or `function` for a dataset of its own shape.
+        format: how a part is read: `json` is a list, or objects one after the other, on lines or not; `function` is
+            for a dataset of its own shape.
+        fields: with format `json`, the keys of an object that are read, each as `text` (what is not text as the JSON
+            it is) or as `json`; a missing key reads as null.
         function: with format `function`, `module.name` in `prep.datasets`.
+        arguments: keyword arguments of that function.
         columns: canonical column -> the names publishers have used for it; case never matters. Columns not listed
             keep their own name.
         optional: canonical columns that may be missing; they read as null.
     """
 
     parts: str
-    format: Literal["parquet", "csv", "webdataset", "function"]
+    format: Literal["parquet", "csv", "json", "webdataset", "function"]
+    fields: dict[str, Literal["text", "json"]] = {}
     function: str | None = None
+    arguments: dict[str, Any] = {}
     columns: dict[str, tuple[str, ...]] = {}
     optional: tuple[str, ...] = ()
 
@@ -341,7 +350,16 @@ class Records(Model):
     def _function_goes_with_its_format(self) -> Records:
         if (self.format == "function") != (self.function is not None):
             raise ValueError("format: function and function: module.name go together")
+        if self.arguments and self.function is None:
+            raise ValueError("arguments are those of a function")
+        if (self.format == "json") != bool(self.fields):
+            raise ValueError("format: json and fields go together")
         return self
+
+    @property
+    def gives_reasons(self) -> bool:
+        """Whether reading the records already says of some why they cannot be used."""
+        return self.format in ("json", "function")
 
 
 class Rules(Model):
@@ -362,6 +380,18 @@ class Rules(Model):
         return Rules(**{**weaker.model_dump(exclude_none=True), **self.model_dump(exclude_none=True)})
 
 
+class Captions(Model):
+    """Captions from another table, in the place of the table's own; rows that it has none for are dropped.
+
+    Attributes:
+        table: where they are: a table with captions.
+        by: the column that is the same in both, such as `url`, or one of each table's `extra`.
+    """
+
+    table: Name
+    by: str = URL
+
+
 class Table(Model):
     """A named set of samples made from a dataset, all of one kind.
 
@@ -369,20 +399,26 @@ class Table(Model):
         kind: a name in `prep.schema.KINDS`.
         records: where its records come from.
         images_from: the dataset whose image index it joins; by default its own.
-        image: SQL for the image key, where images come out of archives; addresses and given paths need none.
+        image: SQL for the key of the sample's image, where images come out of archives (addresses and given paths need
+            none); or, for samples of several images, column -> SQL for its key or list of keys.
+        match: an image is found by its `exact` key, or (`suffix`) by as many of its path's last steps as agree with
+            one image alone; extensions need not agree then.
         select: the kind's columns, each an SQL expression over the records.
         extra: more columns kept for `where`; not written for the trainer.
         drop: reason -> SQL predicate; rows for which it is true are dropped with that reason.
+        captions: another table whose captions are taken in the place of its own.
         filter: rules that always suit this table; recipes and the command line go over them.
     """
 
     kind: str
     records: Records
     images_from: str | None = None
-    image: str | None = None
+    image: str | dict[str, str] | None = None
+    match: Literal["exact", "suffix"] = "exact"
     select: dict[str, str]
     extra: dict[str, str] = {}
     drop: dict[str, str] = {}
+    captions: Captions | None = None
     filter: Rules = Rules()
 
     @model_validator(mode="after")
@@ -399,7 +435,24 @@ class Table(Model):
         for column in self.extra:
             if column in RESERVED or kind.column(column):
                 raise ValueError(f"extra has {column!r}, which samples have anyway; give it another name")
+        named = [column.name for column in kind.image_columns]
+        for column in self.image if isinstance(self.image, dict) else ():
+            if column not in named:
+                raise ValueError(
+                    f"image has {column!r}, no column of images of {self.kind} samples{nearest(column, named)}"
+                )
+        if self.captions is not None and kind.column(CAPTION) is None:
+            raise ValueError(f"{self.kind} samples have no captions that others could replace")
+        if isinstance(self.image, str) and kind.image_path is None:
+            raise ValueError(f"image has to say for each of {', '.join(named)} which images a record has")
         return self
+
+    @property
+    def image_keys(self) -> dict[str, str]:
+        """Column of images -> SQL for its key or keys."""
+        if isinstance(self.image, str):
+            return {self.shape.image_path or "": self.image}
+        return self.image or {}
 
     @property
     def shape(self) -> Kind:
@@ -438,8 +491,10 @@ class Dataset(Model):
         for name, table in self.tables.items():
             own = self.images if table.images_from is None else None
             path = table.shape.image_path
-            if isinstance(own, GivenImages) and path not in table.select:
+            if isinstance(own, GivenImages) and path is not None and path not in table.select:
                 raise ValueError(f"table {name}: images are given, so select needs {path!r}")
+            if isinstance(own, UrlImages) and path is None:
+                raise ValueError(f"table {name}: images of {table.kind} samples cannot be behind addresses")
             if not isinstance(own, GivenImages | UrlImages) and table.image is None:
                 raise ValueError(f"table {name}: `image` has to say which image a record belongs to")
         return self
@@ -452,10 +507,15 @@ class Entry(Model):
         sampling: `all`, `first:N`, `end:N`, `random:N`, `dup:N`; N a whole number or a whole percentage.
         group: the batching group whose weight it shares.
         arguments: keyword arguments of the preprocess function.
+        not_public: why nobody but the authors has its data. The entry is passed over, until a table of that name is
+            added (`prep add --name`).
+        note: how it differs from the published mixture's.
     """
 
     table: Name
     name: str = ""
+    not_public: str = ""
+    note: str = ""
     sampling: str = Field(default="all", pattern=r"^(all|full|(first|end|random):\d+%?|dup:\d+)$")
     group: str | None = None
     arguments: dict[str, Any] = {}
@@ -666,6 +726,14 @@ class Catalogue:
     def datasets(self) -> list[Dataset]:
         """All datasets, by name."""
         return [self.dataset(name) for name in self.dataset_names()]
+
+    def has_table(self, table: str) -> bool:
+        """Whether a dataset has a table called `table`.
+
+        Raises:
+            ConfigError: the YAML of a dataset is wrong.
+        """
+        return any(table in dataset.tables for dataset in self.datasets())
 
     def dataset_of_table(self, table: str) -> Dataset:
         """The dataset that `table` is made from.

@@ -31,8 +31,9 @@ def run_line(
         delete_parts: bring archives a few at a time, and delete them when their images are stored.
     """
     datasets, tables = workspace.select_datasets(()), workspace.select_tables(())
-    by_url = [dataset for dataset in datasets if isinstance(dataset.images, UrlImages)]
-    others = [dataset for dataset in datasets if dataset not in by_url]
+    shown = [dataset for dataset in datasets if workspace.needs_images(dataset)]
+    by_url = [dataset for dataset in shown if isinstance(dataset.images, UrlImages)]
+    others = [dataset for dataset in shown if dataset not in by_url]
     url_tables = [table for table in tables if workspace.table(table)[0] in by_url]
 
     def on_datasets(stage: Callable[..., Outcome], chosen: Iterable[Dataset]) -> Iterator[Outcome]:
@@ -46,7 +47,7 @@ def run_line(
             yield from each(_little_by_little(workspace, dataset), failures)
     yield from on_datasets(download, datasets)
     yield from on_datasets(images, others)
-    yield from on_tables(normalize, tables)
+    yield from on_tables(normalize, workspace.select_tables((), to_normalize=True))
     yield from on_tables(filter_table, tables)
     yield from on_datasets(images, by_url)
     yield from on_tables(filter_table, url_tables)
@@ -56,7 +57,7 @@ def _little_by_little(workspace: Workspace, dataset: Dataset) -> Iterator[Callab
     """The steps that take a dataset of archives through a disk that cannot hold them all at once."""
     if not isinstance(workspace.images(dataset), ArchiveImages | ParquetImages):
         return
-    tables = [table for table in workspace.table_names if workspace.table(table)[0] == dataset]
+    tables = [table for table in workspace.normalized_names if workspace.table(table)[0] == dataset]
     folder = workspace.raw(dataset.name)
     while True:
         before = read_manifest(folder)
@@ -73,9 +74,10 @@ def _little_by_little(workspace: Workspace, dataset: Dataset) -> Iterator[Callab
 def status(workspace: Workspace) -> list[Outcome]:
     """How far every stage is, without touching the network or any file."""
     outcomes = [_download_status(workspace, dataset) for dataset in workspace.select_datasets(())]
-    outcomes += [images(workspace, dataset, dry_run=True) for dataset in workspace.datasets]
-    for stage in (normalize, filter_table):
-        outcomes += [stage(workspace, table, dry_run=True) for table in workspace.table_names]
+    shown = [dataset for dataset in workspace.datasets if workspace.needs_images(dataset)]
+    outcomes += [images(workspace, dataset, dry_run=True) for dataset in shown]
+    outcomes += [normalize(workspace, table, dry_run=True) for table in workspace.normalized_names]
+    outcomes += [filter_table(workspace, table, dry_run=True) for table in workspace.table_names]
     return outcomes
 
 

@@ -7,6 +7,7 @@ the rest of the code uses the constants here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 IMAGE_PATH = "s3_path"
 CAPTION = "caption"
@@ -15,6 +16,8 @@ PREFERENCE_SCORE = "hpsv2"
 HEIGHT = "intHeight"
 WIDTH = "intWidth"
 GROUNDED_CAPTION = "loc_caption"
+GROUNDING_TEXT = "grounding_text"
+TURNS = "conversations"
 
 # Columns every normalized table has besides its kind's; they are not read by any trainer.
 KEY = "key"  # names the sample: "<part>#<row>"
@@ -26,23 +29,52 @@ REASON = "reason"  # of a dropped row: why
 IMAGE_STATUS = "image_status"  # of a row's image, while filter judges it
 RESERVED = (KEY, ROW, IMAGE_KEY, URL, DROP_REASON, REASON, IMAGE_STATUS)
 
+# DuckDB types of columns.
+TEXT = "VARCHAR"
+TEXTS = "VARCHAR[]"
+NATIVE_TURNS = 'STRUCT("from" VARCHAR, "value" VARCHAR)[]'
+ANY = "ANY"  # whatever type the publisher gave it
+TURNS_TEXT = "TURNS_TEXT"  # VARCHAR: conversation turns as JSON
+OTHER_TURNS = "OTHER_TURNS"  # native turns of a dialect of its own, which are not put in order
+
+# What a column says of images: the path of one, a list of paths, or paths joined by ';'.
+ImageShape = Literal["one", "list", "joined"]
+
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a sample: its name, its DuckDB type, and whether a row without it is dropped."""
+    """One column of a sample.
+
+    Attributes:
+        type: its DuckDB type, or one of the words above.
+        required: a row without a value is dropped, and the column is written even if every row is.
+        images: how it names images; None where it names none.
+    """
 
     name: str
-    type: str
+    type: str = TEXT
     required: bool = False
+    images: ImageShape | None = None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A table kind: what one row of it holds."""
+    """A table kind: what one row of it holds.
+
+    Attributes:
+        about: what it is for, in a few words.
+        columns: in the order they are written.
+        image_path: the column of its one image, or of the one that training makes; None where all are in lists.
+        place: a column that names the folder of its images, where the trainer joins one to every path.
+        may_lack_images: rows without images are good rows: text alone.
+    """
 
     name: str
+    about: str
     columns: tuple[Column, ...]
-    image_path: str
+    image_path: str | None = IMAGE_PATH
+    place: str | None = None
+    may_lack_images: bool = False
 
     def column(self, name: str) -> Column | None:
         """The column called `name`, or None."""
@@ -53,26 +85,138 @@ class Kind:
         """Names in the order they are written."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def image_columns(self) -> tuple[Column, ...]:
+        """Columns that name images, the one of `image_path` first."""
+        named = [column for column in self.columns if column.images]
+        return tuple(sorted(named, key=lambda column: column.name != self.image_path))
+
+
+def _image(name: str = IMAGE_PATH) -> Column:
+    return Column(name, TEXT, required=True, images="one")
+
+
+def _images(name: str) -> Column:
+    return Column(name, TEXTS, required=True, images="list")
+
+
+def _text(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, TEXT, required=True) for name in names)
+
 
 # Scores are DOUBLE: a float32 score compared with 5.67 differs from the same comparison in float64.
-TEXT_TO_IMAGE = Kind(
-    "text-to-image",
+_HPS = Column(PREFERENCE_SCORE, "DOUBLE")
+_FACTS = (Column(AESTHETIC_SCORE, "DOUBLE"), Column(HEIGHT, "INTEGER"), Column(WIDTH, "INTEGER"), _HPS)
+_EDIT = (_images("input_paths"), _image("output_paths"), *_text("instruction"))
+_OPTIONAL_IMAGE = Column("image", TEXT, images="one")
+_OPTIONAL_IMAGES = Column("image", TEXTS, images="list")
+
+TEXT_TO_IMAGE = Kind("text-to-image", "an image and its caption", (_image(), *_text(CAPTION), *_FACTS))
+TEXT_TO_IMAGE_HASH = Kind(
+    "text-to-image-hash",
+    "a caption, and an image by its key in the authors' private store",
+    (Column("strImagehash", TEXT, required=True), *_text("longLLA_captions"), *_FACTS),
+    image_path=None,
+)
+TEXT_TO_IMAGE_PLAN = Kind(
+    "text-to-image-plan",
+    "an image, its caption and a plan of where things stand; with `negatives`, worse images and why they are",
     (
-        Column(IMAGE_PATH, "VARCHAR", required=True),
-        Column(CAPTION, "VARCHAR", required=True),
-        Column(AESTHETIC_SCORE, "DOUBLE"),
-        Column(HEIGHT, "INTEGER"),
-        Column(WIDTH, "INTEGER"),
-        Column(PREFERENCE_SCORE, "DOUBLE"),
+        _image(),
+        *_text(CAPTION, GROUNDING_TEXT),
+        *_FACTS,
+        Column("negatives", TEXT, images="joined"),
+        Column("negative_reasons"),
     ),
-    IMAGE_PATH,
+)
+TEXT_TO_IMAGE_LAYOUT = Kind(
+    "text-to-image-layout",
+    "an image with a caption of three lengths and how it was cropped",
+    (_image(), *_text(CAPTION, "cap_short", "cap_detail"), Column("crop_parms", ANY), *_FACTS),
+)
+CONVERSATION = Kind(
+    "conversation",
+    "a dialogue about one image, or text alone",
+    (_OPTIONAL_IMAGE, Column(TURNS, TURNS_TEXT, required=True)),
+    image_path="image",
+    may_lack_images=True,
+)
+CONVERSATION_IMAGES = Kind(
+    "conversation-images",
+    "a dialogue about any number of images, or text alone",
+    (_OPTIONAL_IMAGES, Column(TURNS, NATIVE_TURNS, required=True)),
+    image_path=None,
+    may_lack_images=True,
 )
 GROUNDED_CAPTION_KIND = Kind(
-    "grounded-caption",
-    (
-        Column(IMAGE_PATH, "VARCHAR", required=True),
-        Column(GROUNDED_CAPTION, "VARCHAR", required=True),
-    ),
-    IMAGE_PATH,
+    "grounded-caption", "an image and a caption with boxes", (_image(), *_text(GROUNDED_CAPTION))
 )
-KINDS = {kind.name: kind for kind in (TEXT_TO_IMAGE, GROUNDED_CAPTION_KIND)}
+REFERRING_EXPRESSION = Kind(
+    "referring-expression", "an image, words for a thing in it, and its box", (_image(), *_text("label", "loc_string"))
+)
+REFLECTION_JUDGE = Kind(
+    "reflection-judge",
+    "an image, what was asked for, and a judgement of it",
+    (_image("image"), *_text("prompts", "results")),
+    image_path="image",
+)
+EDIT_PROMPT = Kind(
+    "edit-prompt",
+    "an edit in ShareGPT-4o-Image's columns: images, a request, the image it leads to",
+    (_images("input_image"), _image("output_image"), *_text("input_prompt")),
+    image_path="output_image",
+)
+EDIT = Kind("edit", "an edit: images, an instruction, the image it leads to", (*_EDIT, _HPS), image_path="output_paths")
+EDIT_PLAN = Kind(
+    "edit-plan",
+    "an edit with a plan of where things stand",
+    (*_EDIT, *_text(GROUNDING_TEXT), Column("edit_type"), _HPS),
+    image_path="output_paths",
+)
+EDIT_LOCAL = Kind(
+    "edit-local",
+    "an edit in PicaBanana's columns",
+    (_images("local_input_image"), _image("local_output_image"), *_text("text"), _HPS),
+    image_path="local_output_image",
+)
+METAQUERY = Kind(
+    "metaquery",
+    "an image made from several others and a prompt",
+    (_images("source_images_paths"), _image("tgt_path"), Column("dir_name"), *_text("prompt")),
+    image_path="tgt_path",
+    place="dir_name",
+)
+UNIWORLD = Kind(
+    "uniworld",
+    "a dialogue with images seen, made and made from",
+    (
+        Column("image", TEXTS, images="list"),
+        Column("image_gen", TEXTS, images="list"),
+        Column("image_gen_enc", TEXTS, images="list"),
+        Column("folder"),
+        Column("is_edit", ANY, required=True),
+        Column(TURNS, OTHER_TURNS, required=True),
+    ),
+    image_path=None,
+    place="folder",
+)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        TEXT_TO_IMAGE,
+        TEXT_TO_IMAGE_HASH,
+        TEXT_TO_IMAGE_PLAN,
+        TEXT_TO_IMAGE_LAYOUT,
+        CONVERSATION,
+        CONVERSATION_IMAGES,
+        GROUNDED_CAPTION_KIND,
+        REFERRING_EXPRESSION,
+        REFLECTION_JUDGE,
+        EDIT_PROMPT,
+        EDIT,
+        EDIT_PLAN,
+        EDIT_LOCAL,
+        METAQUERY,
+        UNIWORLD,
+    )
+}

@@ -90,6 +90,25 @@ def csv_file(path: Path) -> str:
     )
 
 
+def json_objects(path: Path) -> str:
+    """A table expression of exactly this file's objects as `json`: those of a list, or one after the other."""
+    return f"read_json_objects({_files([path])}, format = 'auto', maximum_object_size = {MAX_CSV_LINE})"
+
+
+def json_file(path: Path, keys: Iterable[str], *, is_list: bool, max_object_bytes: int) -> str:
+    """A table expression that reads these keys of a file's objects as text, null where one lacks it.
+
+    Args:
+        is_list: the objects are those of one list; else they stand one after the other.
+    """
+    columns = ", ".join(f"{text(key)}: 'VARCHAR'" for key in keys)
+    layout = "array" if is_list else "unstructured"
+    return (
+        f"read_json({_files([path])}, columns = {{{columns}}}, format = '{layout}', compression = 'uncompressed', "
+        f"maximum_object_size = {max_object_bytes}, hive_partitioning = false)"
+    )
+
+
 def _files(paths: Iterable[Path]) -> str:
     """Paths as an SQL list: DuckDB takes each for a glob, and (unless told not to) a folder `x=1` for a column."""
     globs = (re.sub(r"([*?[])", r"[\1]", str(path)) for path in paths)
@@ -118,3 +137,19 @@ def copy_to_parquet(
             f"COPY ({query}) TO {text(str(temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{pairs}}})"
         ).fetchall()
     return int(result[0][0])
+
+
+def write_with_nulls(
+    connection: duckdb.DuckDBPyConnection, query: str, target: Path, metadata: Mapping[str, str]
+) -> int:
+    """The same; a column of nothing but NULL gets Arrow's null type, which DuckDB itself writes as integers."""
+    import pyarrow.parquet as pq
+
+    rows = 0
+    reader = connection.sql(query).to_arrow_reader()
+    schema = reader.schema.with_metadata(dict(metadata))
+    with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in reader:
+            rows += batch.num_rows
+            writer.write_batch(batch.replace_schema_metadata(dict(metadata)))
+    return rows

@@ -17,6 +17,7 @@ from prep.config import (
     Catalogue,
     Dataset,
     Encode,
+    Entry,
     FolderImages,
     GivenImages,
     Images,
@@ -171,20 +172,51 @@ class Workspace:
         return load(Recipe, self.recipe_path)
 
     @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Entries of the recipe that can be made: all but those of `not_public`."""
+        return tuple(entry for entry in self.recipe.entries if entry not in self.not_public)
+
+    @cached_property
+    def not_public(self) -> tuple[Entry, ...]:
+        """Entries passed over: their data is not public, and nobody has added a table of their name."""
+        return tuple(
+            entry for entry in self.recipe.entries if entry.not_public and not self.catalogue.has_table(entry.table)
+        )
+
+    @cached_property
     def table_names(self) -> tuple[str, ...]:
-        """Tables of the recipe, each once, in its order."""
-        return tuple(dict.fromkeys(entry.table for entry in self.recipe.entries))
+        """Tables of the entries that can be made, each once, in the recipe's order."""
+        return tuple(dict.fromkeys(entry.table for entry in self.entries))
+
+    @cached_property
+    def normalized_names(self) -> tuple[str, ...]:
+        """Those tables, and the tables whose captions they take."""
+        names: dict[str, None] = {}
+        for table in self.table_names:
+            if captions := self.table(table)[1].captions:
+                names[captions.table] = None
+            names[table] = None
+        return tuple(names)
 
     @cached_property
     def datasets(self) -> tuple[Dataset, ...]:
-        """Datasets of the recipe, those whose images others use first."""
+        """Datasets of those tables, those whose images others use first."""
         found: dict[str, Dataset] = {}
-        for table in self.table_names:
+        for table in self.normalized_names:
             dataset = self.catalogue.dataset_of_table(table)
-            if images_from := dataset.tables[table].images_from:
+            images_from = dataset.tables[table].images_from
+            if images_from and table in self.table_names:
                 found.setdefault(images_from, self.catalogue.dataset(images_from))
             found.setdefault(dataset.name, dataset)
         return tuple(found.values())
+
+    def needs_images(self, dataset: Dataset) -> bool:
+        """Whether a table of the recipe shows the dataset's images; some datasets give captions alone."""
+        shown = (dataset.tables[table].images_from or dataset.name for dataset, table in self._tables())
+        return dataset.name in shown
+
+    def _tables(self) -> list[tuple[Dataset, str]]:
+        return [(self.catalogue.dataset_of_table(table), table) for table in self.table_names]
 
     def select_datasets(self, names: Sequence[str]) -> tuple[Dataset, ...]:
         """The datasets that `names` (datasets or tables) mean; all of the recipe for no names.
@@ -194,7 +226,7 @@ class Workspace:
         """
         self._need_entries()
         by_name = {dataset.name: dataset for dataset in self.datasets}
-        by_table = {table: self.catalogue.dataset_of_table(table) for table in self.table_names}
+        by_table = {table: self.catalogue.dataset_of_table(table) for table in self.normalized_names}
         chosen = {}
         for name in names or by_name:
             dataset = by_name.get(name) or by_table.get(name)
@@ -203,22 +235,26 @@ class Workspace:
             chosen[dataset.name] = dataset
         return tuple(chosen.values())
 
-    def select_tables(self, names: Sequence[str]) -> tuple[str, ...]:
+    def select_tables(self, names: Sequence[str], *, to_normalize: bool = False) -> tuple[str, ...]:
         """The tables that `names` (tables or datasets) mean; all of the recipe for no names.
+
+        Args:
+            to_normalize: tables that only give captions are among them.
 
         Raises:
             UsageError: a name that is neither, or a recipe without entries.
         """
         self._need_entries()
+        tables = self.normalized_names if to_normalize else self.table_names
         by_dataset = {dataset.name: dataset for dataset in self.datasets}
         chosen: dict[str, None] = {}
-        for name in names or self.table_names:
-            if name in self.table_names:
+        for name in names or tables:
+            if name in tables:
                 chosen[name] = None
             elif name in by_dataset:
-                chosen |= dict.fromkeys(t for t in by_dataset[name].tables if t in self.table_names)
+                chosen |= dict.fromkeys(t for t in by_dataset[name].tables if t in tables)
             else:
-                raise self._unknown(name, [*by_dataset, *self.table_names])
+                raise self._unknown(name, [*by_dataset, *tables])
         return tuple(chosen)
 
     def table(self, name: str) -> tuple[Dataset, Table]:
@@ -318,7 +354,7 @@ class Workspace:
         """
         given = self.given_rules() if given is None else given
         _, definition = self.table(table)
-        entry = next((entry.rules for entry in self.recipe.entries if entry.table == table), Rules())
+        entry = next((entry.rules for entry in self.entries if entry.table == table), Rules())
         return given.tables.get(table, Rules()).over(given.all).over(entry).over(definition.filter)
 
     def with_given(self, given: RulesFile) -> Workspace:
@@ -366,9 +402,17 @@ class Workspace:
         """Folder of a table's kept samples."""
         return self.root / "filtered" / f"{table}.parquet"
 
+    def text_only(self, table: str) -> Path:
+        """Folder of a table's kept samples without an image, of a kind that may have some."""
+        return self.root / "filtered" / f"{table}-text.parquet"
+
     def dropped(self, table: str) -> Path:
         """Folder of a table's dropped samples, each with its reason."""
         return self.root / "dropped" / f"{table}.parquet"
+
+    def preview(self, name: str) -> Path:
+        """Folder of a page that shows some samples."""
+        return self.root / "preview" / name
 
     @property
     def training_yaml(self) -> Path:
@@ -422,6 +466,11 @@ class Workspace:
             raise UsageError(
                 f"{self.recipe_path} has no entries yet",
                 "`prep add FILE` adds your own data; `prep datasets` lists public tables to write into it.",
+            )
+        if not self.entries:
+            raise UsageError(
+                f"{self.recipe_path} has no entry whose data is public",
+                "`prep recipe show` says what is missing; `prep add --name TABLE` supplies it.",
             )
 
     def _unknown(self, name: str, known: list[str]) -> UsageError:

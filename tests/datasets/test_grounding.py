@@ -11,11 +11,14 @@ from pycocotools import mask
 
 from prep.datasets.grounding import (
     Box,
+    Located,
     Span,
+    box_of_location,
     box_of_polygons,
     box_of_rle,
     box_of_xywh,
     grounded_caption,
+    located_phrases,
     location_text,
     object_list,
     phrase_text,
@@ -34,6 +37,10 @@ def tokens(text: str | None) -> list[int]:
 
 def untagged(text: str) -> str:
     return re.sub(r"<box_p> (.*?) </box_p><LOC_BEGIN>(?:<LOC_\d+>){4}<LOC_END>", r"\1", text, flags=re.DOTALL)
+
+
+SIDES = st.integers(1, 5000)
+EDGES = st.floats(-1e4, 1e4)
 
 
 # --- Locations ---------------------------------------------------------------------------------------------------
@@ -64,6 +71,96 @@ def test_location(box: Box, width: int, height: int, expected: list[int]) -> Non
     assert tokens(location_text(box, width, height)) == expected
 
 
+@st.composite
+def boxes_in_pictures(draw: st.DrawFn) -> tuple[Box, int, int]:
+    """A box with an area inside a picture, and the picture's size."""
+    width, height = draw(SIDES), draw(SIDES)
+    x1, y1 = draw(st.floats(0, width, exclude_max=True)), draw(st.floats(0, height, exclude_max=True))
+    x2 = draw(st.floats(x1, width, exclude_min=True))
+    y2 = draw(st.floats(y1, height, exclude_min=True))
+    return (x1, y1, x2, y2), width, height
+
+
+@given(boxes_in_pictures())
+def test_a_box_comes_back_within_one_token(drawn: tuple[Box, int, int]) -> None:
+    box, width, height = drawn
+    text = location_text(box, width, height)
+    assert text is not None
+    back = box_of_location(text, width, height)
+    assert back is not None
+    assert max(abs(one - other) for one, other in zip(box, back, strict=True)) <= max(width, height) / 2048 + 1e-6
+    assert location_text(back, width, height) in (text, None)  # None: narrower than a token, it has lost its area
+
+
+@given(data=st.data(), width=SIDES, height=SIDES)
+def test_a_location_comes_back_as_it_was(data: st.DataObject, width: int, height: int) -> None:
+    x1, y1 = data.draw(st.integers(0, 1024)), data.draw(st.integers(0, 1024))
+    x2, y2 = data.draw(st.integers(x1, 1024)), data.draw(st.integers(y1, 1024))
+    text = f"<LOC_BEGIN><LOC_{x1}><LOC_{y1}><LOC_{x2}><LOC_{y2}><LOC_END>"
+    box = box_of_location(text, width, height)
+    assert box is not None
+    is_seen = max(box[0], 0) < min(box[2], width) and max(box[1], 0) < min(box[3], height)
+    assert location_text(box, width, height) == (text if is_seen else None)
+
+
+def test_the_worked_example_and_back() -> None:
+    box = box_of_location("<LOC_BEGIN><LOC_0><LOC_508><LOC_257><LOC_765><LOC_END>", 640, 480)
+    assert box == (0, 237.5, 160.625, 398.125)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<LOC_1><LOC_2><LOC_3><LOC_4>",
+        "<LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_END>",
+        "<LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_4><LOC_5><LOC_END>",
+        "<LOC_BEGIN><LOC_1><LOC_2><LOC_3><LOC_1025><LOC_END>",
+        "<LOC_BEGIN><LOC_9><LOC_2><LOC_3><LOC_4><LOC_END>",
+        f"{HERE} ",
+        f"{HERE}{THERE}",
+    ],
+)
+def test_no_box_of_what_is_no_location(text: str) -> None:
+    assert box_of_location(text, 640, 480) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("A dog.", [], id="no location"),
+        pytest.param(HERE, [Located("", (HERE,))], id="a location alone, as in loc_string"),
+        pytest.param(
+            f"A <box_p> big\n dog </box_p>{HERE} near <box_p> a tree </box_p>{THERE}.",
+            [Located("big dog", (HERE,)), Located("a tree", (THERE,))],
+            id="in the caption",
+        ),
+        pytest.param(
+            f"There are following objects in the scene. {phrase_text('A', HERE)}, {phrase_text('B', THERE)}",
+            [Located("A", (HERE,)), Located("B", (THERE,))],
+            id="as a list",
+        ),
+        pytest.param(f"<box_p> a </box_p> <box_p> b </box_p>{HERE}", [Located("b", (HERE,))], id="two tagged phrases"),
+        pytest.param(f"{phrase_text('dogs', HERE)} {THERE}", [Located("dogs", (HERE, THERE))], id="two of one phrase"),
+        pytest.param(
+            f"a dog: {HERE}, a tree {THERE}; {HERE}",
+            [Located("a dog", (HERE,)), Located("a tree", (THERE,)), Located("", (HERE,))],
+            id="phrases without tags",
+        ),
+    ],
+)
+def test_located_phrases(text: str, expected: list[Located]) -> None:
+    assert located_phrases(text) == expected
+
+
+@given(st.lists(st.sampled_from(["<box_p>", "</box_p>", HERE, "<LOC_BEGIN>", "<LOC_7>", " ", "a", ","])))
+def test_located_phrases_finds_every_location(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert [location for item in located_phrases(text) for location in item.locations] == re.findall(
+        r"<LOC_BEGIN>(?:<LOC_\d+>){4}<LOC_END>", text
+    )
+
+
 @pytest.mark.parametrize(
     "box",
     [
@@ -83,10 +180,6 @@ def test_no_location(box: Box) -> None:
 
 def test_no_location_in_a_picture_without_size() -> None:
     assert location_text((0, 0, 10, 10), 0, 0) is None
-
-
-SIDES = st.integers(1, 5000)
-EDGES = st.floats(-1e4, 1e4)
 
 
 @given(xs=st.tuples(EDGES, EDGES), ys=st.tuples(EDGES, EDGES), width=SIDES, height=SIDES)

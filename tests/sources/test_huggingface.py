@@ -17,6 +17,7 @@ from prep.sources import Listing, Part, huggingface, part_transfer
 from prep.sources.transfer import Session
 
 COYO, SIXTY_K, GATED = "kakaobrain/coyo-700m", "BLIP3o/BLIP3o-60k", "laion/laion2B-en-aesthetic"
+MODEL = "UCSC-VLAA/gpt-image-edit-training"
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,74 @@ def test_a_gated_file_without_the_right_token_says_what_to_do(
     )
     assert list(tmp_path.iterdir()) == []
     assert "hf_of_somebody_else" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_model_repository_is_listed_and_fetched(hub: World, tmp_path: Path) -> None:
+    hub.requests.clear()
+    found = listing(MODEL, "training_json/u*", repo_type="model")
+    [part], pinned = found.parts, found.resolved["revision"]
+    assert [path for _, path in hub.requests] == [
+        f"/api/models/{MODEL}/revision/main",
+        f"/api/models/{MODEL}/tree/{pinned}",
+    ]
+    assert part.url == f"{hub.url}/{MODEL}/resolve/{pinned}/training_json/ultraedit_gpt.json"
+    fetch(source(MODEL, repo_type="model"), part, tmp_path)
+    assert (tmp_path / part.path).read_bytes() == (hub.folder / "models" / MODEL / part.path).read_bytes()
+
+
+def test_a_models_large_file_comes_from_the_cdn(hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prep.publishers.hub.LFS_SUFFIXES", (".json",))
+    monkeypatch.setattr(hub.server.hub, "_blobs", {})
+    part = listing(MODEL, "*/ultraedit_gpt.json", repo_type="model").parts[0]
+    fetch(source(MODEL, repo_type="model"), part, tmp_path)
+    assert (tmp_path / part.path).read_bytes() == (hub.folder / "models" / MODEL / part.path).read_bytes()
+    assert hub.requests[-1] == ("GET", f"/cdn/models/{MODEL}/{part.sha256}")
+
+
+@pytest.mark.parametrize(
+    ("repo", "repo_type"),
+    [(MODEL, "dataset"), (MODEL.lower(), "model"), (COYO, "model"), (COYO.upper(), "dataset")],
+)
+def test_ids_of_the_other_type_or_in_another_case_are_not_there(repo: str, repo_type: str, hub: World) -> None:
+    with pytest.raises(SourceError) as caught:
+        listing(repo, repo_type=repo_type)
+    assert str(caught.value) == (
+        f"hub {repo_type} {repo} is not there, or is private\n"
+        "  Check `repo` and `repo_type`; for a private one set HF_TOKEN or run `hf auth login`."
+    )
+
+
+def test_ids_that_differ_in_case_and_type_are_two_repositories(
+    hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (
+        ("hub", "Someone/reflect-DiT"),
+        ("hub", "Someone/Reflect-DiT"),
+        ("models", "Someone/reflect-DiT"),
+    ):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / "a.txt").write_text(f"{folder} {name}")
+    monkeypatch.setattr(hub.server.hub, "folder", tmp_path / "hub")
+    monkeypatch.setattr(hub.server.hub, "models", tmp_path / "models")
+    for number, (name, repo_type) in enumerate(
+        [("Someone/reflect-DiT", "dataset"), ("Someone/Reflect-DiT", "dataset"), ("Someone/reflect-DiT", "model")]
+    ):
+        part = listing(name, repo_type=repo_type).parts[0]
+        fetch(source(name, repo_type=repo_type), part, tmp_path / str(number))
+        folder = {"dataset": "hub", "model": "models"}[repo_type]
+        assert (tmp_path / str(number) / "a.txt").read_text() == f"{folder} {name}"
+
+
+def test_a_gated_model_says_where_its_terms_are(hub: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = listing(MODEL, "*.json", repo_type="model").parts[0]
+    monkeypatch.setattr(hub.server.hub, "gated", frozenset([f"models/{MODEL}"]))
+    monkeypatch.setenv("HF_TOKEN", "")
+    with pytest.raises(SourceError) as caught:
+        fetch(source(MODEL, repo_type="model"), part, tmp_path)
+    assert str(caught.value) == (
+        f"hub model {MODEL} is gated or private, and this account has no access\n"
+        f"  Accept its terms at https://huggingface.co/{MODEL}, then set HF_TOKEN or run `hf auth login`."
+    )
 
 
 def test_a_file_that_vanished_is_not_taken_for_a_refusal(hub: World, tmp_path: Path) -> None:

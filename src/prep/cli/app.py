@@ -33,6 +33,12 @@ app = typer.Typer(
 )
 
 
+recipe_app = typer.Typer(
+    help="Show what recipes ask for.", rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True
+)
+app.add_typer(recipe_app, name="recipe")
+
+
 class _Globals:
     """Options before the command."""
 
@@ -58,8 +64,8 @@ def options(
     _Globals.folder, _Globals.debug = folder, debug
 
 
-def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Register a command inside the error boundary."""
+def command(name: str, program: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a command of `program` inside the error boundary."""
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -68,7 +74,7 @@ def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return function(*args, **kwargs)
             raise AssertionError("the boundary does not return")
 
-        return app.command(name)(guarded)
+        return program.command(name)(guarded)
 
     return register
 
@@ -89,6 +95,12 @@ def _complete_names(incomplete: str) -> list[str]:
     workspace = _workspace()
     names = [*(dataset.name for dataset in workspace.datasets), *workspace.table_names]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def _complete_kinds(incomplete: str) -> list[str]:
+    from prep.schema import KINDS
+
+    return [name for name in KINDS if name.startswith(incomplete)]
 
 
 Names = Annotated[
@@ -139,6 +151,39 @@ def init(
     show.created(workspace, recipe, as_json)
 
 
+@command("list", recipe_app)
+def recipe_list(as_json: AsJson = False) -> None:
+    """List the recipes that come with prep."""
+    from prep.cli import show
+    from prep.config import Catalogue
+
+    show.recipes(Catalogue(), as_json)
+
+
+@command("show", recipe_app)
+def recipe_show(
+    name: Annotated[
+        str | None, typer.Argument(help="A recipe; the workspace's by default.", autocompletion=_complete_recipes)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a recipe: where each entry comes from.
+
+    And its place in the mixture, whether it can be made as published, and, of the workspace's own, how far it is."""
+    from prep.cli import show
+    from prep.config import Catalogue, Recipe, load
+    from prep.mixture import ingredients
+
+    if name is None:
+        workspace = _workspace()
+        recipe, found = workspace.recipe, ingredients(workspace.recipe, workspace.catalogue, workspace)
+    else:
+        catalogue = Catalogue()
+        recipe = load(Recipe, catalogue.recipe_path(name))
+        found = ingredients(recipe, catalogue)
+    show.recipe(recipe, found, as_json)
+
+
 @command("datasets")
 def datasets(
     name: Annotated[str | None, typer.Argument(help="One dataset, in full.", autocompletion=_complete_datasets)] = None,
@@ -161,7 +206,10 @@ def datasets(
 
 @command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A csv, a parquet file, or a folder of parquet files.")],
+    file: Annotated[Path, typer.Argument(help="A csv, parquet, .json or .jsonl file, or a folder of parquet files.")],
+    kind: Annotated[
+        str, typer.Option(help="What its rows are; docs/own-data.md lists the kinds.", autocompletion=_complete_kinds)
+    ] = "text-to-image",
     name: Annotated[str | None, typer.Option(help="The dataset's name; the file's by default.")] = None,
     map_: Annotated[
         list[str] | None, typer.Option("--map", metavar="COLUMN=THEIRS", help="e.g. caption=text; may be repeated.")
@@ -172,10 +220,13 @@ def add(
 ) -> None:
     """Add your own data, ready for `prep filter`.
 
-    Text-to-image rows: an image path (or address), a caption, and scores and sizes where there are any."""
+    Text-to-image rows: an image path (or address), a caption, and scores and sizes where there are any. Rows of
+    another kind have that kind's columns."""
     from prep.add import add_file
     from prep.cli import show
+    from prep.config import nearest
     from prep.errors import UsageError
+    from prep.schema import KINDS
     from prep.stages.download import download
     from prep.stages.normalize import normalize
     from prep.workspace import Workspace
@@ -186,7 +237,11 @@ def add(
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
             raise UsageError("--map names one column twice", "Map each column once.")
-        added = add_file(workspace, file, name=name, mapping=mapping, force=force, dry_run=dry_run)
+        if kind not in KINDS:
+            raise UsageError(f"--kind {kind!r} is unknown{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}.")
+        added = add_file(
+            workspace, file, name=name, mapping=mapping, kind=KINDS[kind], force=force, dry_run=dry_run
+        )
         outcomes: list[Outcome] = []
         show.adding(added, outcomes)
         if not dry_run:
@@ -316,7 +371,7 @@ def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = Fals
     from prep.stages.normalize import normalize
 
     workspace = _workspace()
-    _run_stage(workspace, normalize, workspace.select_tables(names or []), as_json, force=force, dry_run=dry_run)
+    _run_stage(workspace, normalize, workspace.select_tables(names or [], to_normalize=True), as_json, force=force, dry_run=dry_run)
 
 
 @command("filter")
@@ -379,6 +434,10 @@ def emit_yaml_(
         list[str] | None,
         typer.Option(metavar="OLD=NEW", help="Rewrite path prefixes for another machine; may be repeated."),
     ] = None,
+    s3_reader: Annotated[
+        Path | None,
+        typer.Option("--s3-reader", metavar="FOLDER", help="Write there the module that opens images on S3."),
+    ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out entries that are not ready.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a YAML that is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the YAML; write nothing.")] = False,
@@ -388,6 +447,7 @@ def emit_yaml_(
     from prep.cli import show
     from prep.errors import UsageError
     from prep.line import stale_tables
+    from prep.stages.emit_s3_reader import check_s3_reader, emit_s3_reader
     from prep.stages.emit_yaml import emit_yaml
 
     if output is not None and append is not None:
@@ -395,6 +455,8 @@ def emit_yaml_(
     workspace = _workspace()
     workspace.select_tables([])
     with workspace.exclusive(), show.bars(as_json):
+        if s3_reader is not None:
+            check_s3_reader(workspace, s3_reader)
         pairs = [_pair(text, "--remap") for text in remap or []]
         emission = emit_yaml(
             workspace,
@@ -406,7 +468,8 @@ def emit_yaml_(
             force=force,
             dry_run=dry_run,
         )
-        show.emission(emission, workspace, dry_run, as_json)
+        reader = None if s3_reader is None else emit_s3_reader(workspace, s3_reader, dry_run=dry_run)
+        show.emission(emission, workspace, dry_run, as_json, reader)
 
 
 @command("check")
@@ -415,12 +478,20 @@ def check(
     images: Annotated[str, typer.Option(help="Images to open: a sample, all or none.")] = "sample",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to say how often rows are seen.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="World batch size, for the same.")] = None,
+    no_files: Annotated[
+        bool, typer.Option("--no-files", help="Check what the YAML alone tells; open nothing that it names.")
+    ] = False,
+    s3_reader: Annotated[
+        Path | None,
+        typer.Option("--s3-reader", metavar="FOLDER", help="Open images on S3 with the module in this folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what the trainer will do with a YAML."""
     from prep.cli import show
     from prep.errors import DataError, UsageError
     from prep.stages.check import check_yaml
+    from prep.trainers.lavida_o_sample import reader_on_path
 
     if images not in ("sample", "all", "none"):
         raise UsageError(
@@ -428,13 +499,44 @@ def check(
         )
     if (steps is None) != (batch is None):
         raise UsageError("--steps and --batch go together", "`prep check --steps 10000 --batch 256`.")
+    if no_files and (images != "sample" or steps is not None):
+        raise UsageError(
+            "--no-files opens nothing, so --images, --steps and --batch go without it", "`prep check FILE --no-files`."
+        )
     path = yaml or _workspace().training_yaml
     if not path.is_file():
         raise DataError(f"there is no {path}", "`prep emit-yaml` writes the workspace's; or name another YAML.")
-    report = check_yaml(path, images=images, steps=steps, batch=batch)  # type: ignore[arg-type]
+    with reader_on_path(s3_reader):
+        report = check_yaml(path, images=images, steps=steps, batch=batch, files=not no_files)  # type: ignore[arg-type]
     show.check(report, as_json)
     if report.errors:
         raise typer.Exit(1)
+
+
+@command("preview")
+def preview(
+    table: Annotated[str, typer.Argument(help="A table of the recipe.", autocompletion=_complete_names)],
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many, spread evenly.")] = 12,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="By default preview/<table>.")
+    ] = None,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Rows that were dropped, each with its reason.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show some samples on a page.
+
+    Pictures with their boxes drawn, captions, answers and turns, for a person to see whether they are right.
+    """
+    from prep.cli import show
+    from prep.errors import UsageError
+    from prep.preview import page_folder, preview_table
+
+    workspace = _workspace()
+    tables = workspace.select_tables([table])
+    if len(tables) > 1:
+        raise UsageError(f"{table} has several tables", f"Name one of them: {', '.join(tables)}.")
+    folder = output or page_folder(workspace, tables[0], dropped)
+    show.preview(preview_table(workspace, tables[0], rows=rows, folder=folder, dropped=dropped), folder, as_json)
 
 
 # -- the whole line ------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -16,10 +18,13 @@ _TEXT_LENGTH = 150  # characters shown of a sample's text
 
 
 def render(report: CheckReport) -> RenderableType:
-    """The report for a terminal of 80 columns or more: entries, first samples, then findings, errors first."""
+    """The report for a terminal of 80 columns or more: entries, first samples, then findings, errors first.
+
+    Where no file was looked into, groups stand in place of the entries.
+    """
     parts: list[RenderableType] = []
     if report.entries:
-        parts += [_entries(report), Text()]
+        parts += [_entries(report) if report.files else _groups(report), Text()]
         parts += [*_first_samples(report.entries)]
     parts += [*_findings("Errors", "bold red", report.errors)]
     parts += [*_findings("Warnings", "bold yellow", report.warnings)]
@@ -52,6 +57,19 @@ def _entries(report: CheckReport) -> Table:
     return table
 
 
+def _groups(report: CheckReport) -> Table:
+    counts = Counter(entry.group for entry in report.entries)
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    table.add_column("group", overflow="fold", ratio=1)
+    for header in ("entries", "weight", "share", "batch factor"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for group in report.groups:
+        numbers = (f"{group.weight:g}", f"{group.share:.1%}", f"{group.batch_factor:g}")
+        table.add_row(Text(_plain(str(group.name))), str(counts[group.name]), *numbers)
+    table.caption = "share: of the batches"
+    return table
+
+
 def _first_samples(entries: Sequence[EntryReport]) -> Iterator[RenderableType]:
     """What the loader reads at start-up, entry by entry."""
     shown = [entry for entry in entries if entry.first is not None]
@@ -73,8 +91,11 @@ def _findings(title: str, style: str, findings: Sequence[Finding]) -> Iterator[R
     if not findings:
         return
     yield Text(f"{title} ({len(findings)})", style=style)
+    entries: dict[Finding, list[str]] = {}  # what several entries have is told once
     for finding in findings:
-        where = f"{_plain(finding.entry)}: " if finding.entry else ""
+        entries.setdefault(replace(finding, entry=""), []).append(_plain(finding.entry))
+    for finding, names in entries.items():
+        where = f"{', '.join(names)}: " if any(names) else ""
         yield Text(f"{where}{_plain(finding.problem)}", overflow="fold")
         yield _indented([("in training:", finding.effect), ("what to do:", finding.remedy)])
     yield Text()
@@ -92,6 +113,9 @@ def _indented(facts: Sequence[tuple[str, str]]) -> Padding:
 
 def _summary(report: CheckReport) -> Text:
     errors, warnings = len(report.errors), len(report.warnings)
+    if not report.files and not errors:
+        found = _number(warnings, "warning") if warnings else "nothing found"
+        return Text(f"No errors, {found}; the data files were not looked into.", "yellow" if warnings else "green")
     if errors:
         return Text(f"Training would stop: {_number(errors, 'error')}, {_number(warnings, 'warning')}.", "red")
     if warnings:

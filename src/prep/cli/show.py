@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,11 @@ from prep.progress import size
 
 if TYPE_CHECKING:
     from prep.add import Added
-    from prep.config import Catalogue, Dataset
+    from prep.config import Catalogue, Dataset, Recipe
+    from prep.mixture import Ingredient
+    from prep.preview import Shown
     from prep.stages.check import CheckReport
+    from prep.stages.emit_s3_reader import EmittedReader
     from prep.stages.emit_yaml import Emission
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
@@ -115,6 +119,17 @@ def recipes(catalogue: Catalogue, as_json: bool) -> None:
     _print(table)
 
 
+def recipe(recipe: Recipe, found: Sequence[Ingredient], as_json: bool) -> None:
+    """A recipe, entry by entry."""
+    if as_json:
+        facts = {"recipe": recipe.name, "title": recipe.title, "notes": recipe.notes}
+        document.put({**facts, "entries": [ingredient.as_json() for ingredient in found]})
+        return
+    from prep.cli.recipe_report import render
+
+    _print(render(recipe, found))
+
+
 def created(workspace: Workspace, recipe: str | None, as_json: bool) -> None:
     """A new workspace."""
     if as_json:
@@ -125,6 +140,9 @@ def created(workspace: Workspace, recipe: str | None, as_json: bool) -> None:
     print(f"A workspace for {workspace.recipe.name} is in {workspace.root}")
     by_hand = [dataset.name for dataset in workspace.datasets if dataset.source.kind == "manual"]
     gated = [dataset.name for dataset in workspace.datasets if dataset.gated]
+    if workspace.not_public:
+        count = _number(len(workspace.not_public), "entry is", "entries are")
+        talk(f"{count} not public and left out (`prep recipe show` says why).")
     if gated:
         talk(f"Gated: {', '.join(gated)}. Accept their terms on the hub and set HF_TOKEN.")
     if by_hand:
@@ -304,10 +322,12 @@ def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> 
 # -- the trainer's YAML --------------------------------------------------------------------------------------
 
 
-def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: bool) -> None:
-    """The YAML that was, or would be, written."""
+def emission(
+    emission: Emission, workspace: Workspace, dry_run: bool, as_json: bool, reader: EmittedReader | None = None
+) -> None:
+    """The YAML that was, or would be, written, and the module that opens images on S3."""
     if as_json:
-        document.put(emission.as_json())
+        document.put(emission.as_json() | ({} if reader is None else {"s3_reader": reader.as_json()}))
         return
     for note in emission.notes:
         talk(f"Note: {note}")
@@ -318,7 +338,12 @@ def emission(emission: Emission, workspace: Workspace, dry_run: bool, as_json: b
         return
     state = "is up to date" if emission.state == "up to date" else "written"
     print(f"{emission.path} {state}: {_number(len(emission.entries), 'entry', 'entries')}")
-    talk("Next: prep check" + ("" if emission.path == workspace.training_yaml else f" {emission.path}"))
+    check = "prep check" + ("" if emission.path == workspace.training_yaml else f" {emission.path}")
+    if reader is not None:
+        print(f"{reader.module} written: {_number(reader.images or 0, 'image')} in its index")
+        folder = shlex.quote(str(reader.folder))
+        check += f" --s3-reader {folder}; and where training starts: export PYTHONPATH={folder}:$PYTHONPATH"
+    talk(f"Next: {check}")
 
 
 def check(report: CheckReport, as_json: bool) -> None:
@@ -329,6 +354,21 @@ def check(report: CheckReport, as_json: bool) -> None:
     from prep.cli.check_report import render
 
     _print(render(report))
+
+
+def preview(rows: Iterable[Shown], folder: Path, as_json: bool) -> None:
+    """The rows of a preview as they come, a line each, and where its page is."""
+    page = folder.absolute() / "index.html"
+    found: list[Shown] = []
+    document.put({"page": str(page), "rows": found})
+    for row in rows:
+        found.append(row)
+        if not as_json:
+            print(f"{row.picture or 'no image':10}{_number(row.boxes, 'box', 'boxes'):>9}  {row.key}", flush=True)
+            for problem in row.problems:
+                print(f"{'':10}{problem}")
+    if not as_json:
+        print(page)
 
 
 # -- the whole line ------------------------------------------------------------------------------------------

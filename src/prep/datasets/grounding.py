@@ -24,6 +24,9 @@ Form = Literal["in-caption", "list"]
 _COUNTS = re.compile(r"(?:[P-o]{0,5}[0-O])+")
 _COUNT_LIMIT = 2**24
 
+_LOCATION = re.compile(r"<LOC_BEGIN>(?:<LOC_\d{1,4}>){4}<LOC_END>")
+_LOCATIONS = re.compile(rf"{_LOCATION.pattern}(?:\s*{_LOCATION.pattern})*")
+
 
 class Span(NamedTuple):
     """Characters `start` to `end` (exclusive) of a caption, and the location text of what they name."""
@@ -31,6 +34,13 @@ class Span(NamedTuple):
     start: int
     end: int
     location: str
+
+
+class Located(NamedTuple):
+    """A phrase of a grounded text, and the LOC texts that follow it."""
+
+    phrase: str
+    locations: tuple[str, ...]
 
 
 def location_text(box: Box, width: int, height: int) -> str | None:
@@ -51,6 +61,48 @@ def location_text(box: Box, width: int, height: int) -> str | None:
     scaled = ((value + pad) * LOC_SIDE / side for value, pad in ((x1, left), (y1, top), (x2, left), (y2, top)))
     tokens = (math.floor(min(max(value, 0), LOC_SIDE) + 0.5) for value in scaled)
     return "<LOC_BEGIN>" + "".join(f"<LOC_{token}>" for token in tokens) + "<LOC_END>"
+
+
+def box_of_location(location: str, width: int, height: int) -> Box | None:
+    """The box that a LOC text means in a picture of `width` x `height` pixels: what `location_text` was given.
+
+    Edges come back within half a token, which is half a 1024th of the picture's longer side; a box that reached out of
+    the padded square comes back cut off there.
+
+    Returns:
+        The box, which may reach into the padding; None for a text that is not one LOC text with its edges in order.
+    """
+    if not _LOCATION.fullmatch(location):
+        return None
+    x1, y1, x2, y2 = (int(token) for token in re.findall(r"\d+", location))
+    if not (x1 <= x2 <= LOC_SIDE and y1 <= y2 <= LOC_SIDE):
+        return None
+    side = max(width, height)
+    left, top = (side - width) // 2, (side - height) // 2
+    return (
+        x1 * side / LOC_SIDE - left,
+        y1 * side / LOC_SIDE - top,
+        x2 * side / LOC_SIDE - left,
+        y2 * side / LOC_SIDE - top,
+    )
+
+
+def located_phrases(text: str) -> list[Located]:
+    """The phrases of a grounded text that have locations, in its order.
+
+    A phrase is what stands between the tags in front of its locations; without tags it is the words there, from the
+    last punctuation on, and empty where there are none.
+    """
+    located, end = [], 0
+    for found in _LOCATIONS.finditer(text):
+        before = text[end : found.start()].rstrip()
+        if before.endswith("</box_p>"):
+            words = before.removesuffix("</box_p>").rpartition("<box_p>")[2]
+        else:
+            words = re.split(r"[\n.,;]", before.rstrip(" \t:=(["))[-1]
+        located.append(Located(" ".join(words.split()), tuple(_LOCATION.findall(found[0]))))
+        end = found.end()
+    return located
 
 
 def phrase_text(phrase: str, box_text: str) -> str:

@@ -15,6 +15,7 @@ from prep.publishers.pictures import Picture, truncate
 from prep.publishers.traps import GOOD_SIZES, ODD_CAPTIONS
 
 SIXTY_K = "BLIP3o/BLIP3o-60k"
+LONG_CAPTION = "BLIP3o/BLIP3o-Pretrain-Long-Caption"
 SUBJECTS = (
     "dalle3",
     "geneval_train",
@@ -29,7 +30,7 @@ SUBJECTS = (
     "text_2",
 )
 PRETRAIN = {
-    "BLIP3o/BLIP3o-Pretrain-Long-Caption": (
+    LONG_CAPTION: (
         "sa_000000",
         "sa_000002",
         "webdataset_shard_000",
@@ -53,7 +54,10 @@ def write_blip3o(hub: Path) -> None:
         (hub / SIXTY_K / f"{subject}.txt").write_text(lines, encoding="utf-8")
     for repo, stems in PRETRAIN.items():
         for stem in stems:
-            _write_tar(hub / repo / f"{stem}.tar", _samples(stem, 3))
+            members = _samples(stem, 3)
+            if stem in PRETRAIN_TRAPS:
+                PRETRAIN_TRAPS[stem](members)
+            _write_tar(hub / repo / f"{stem}.tar", members)
 
 
 def _samples(stem: str, count: int) -> Members:
@@ -109,6 +113,14 @@ TRAPS: dict[str, Callable[[Members], None]] = {
     "object_2": _other_formats,
     "text_1": _odd_captions,
     "occupation_1": _edge_sizes,
+}
+PRETRAIN_TRAPS: dict[str, Callable[[Members], None]] = {
+    "sa_000002": _broken_images,
+    "webdataset_shard_1520": _other_formats,
+    "webdataset_JDB_000": _lone_members,
+    "00843": _broken_images,
+    "01813": _other_formats,
+    "JourneyDB_054": _edge_sizes,
 }
 
 

@@ -51,6 +51,7 @@ class Drive:
         page_size: entries of the API's listings in one reply, whatever the request's pageSize says.
         over_quota: ids of files that too many people fetched today.
         private: ids that are not shared.
+        files: id -> file, for files that are shared and in no folder.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -58,6 +59,7 @@ class Drive:
         self.page_size = 100
         self.over_quota: set[str] = set()
         self.private: set[str] = set()
+        self.files: dict[str, Path] = {}
         self._folder = folder
 
     @property
@@ -67,8 +69,8 @@ class Drive:
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """Everything in the folder and the folder itself, by id."""
-        found: dict[str, Entry] = {}
+        """Everything in the folder, the folder itself and `files`, by id."""
+        found = {file_id: Entry(file_id, path) for file_id, path in self.files.items()}
 
         def enter(path: Path, name: str) -> Entry:
             below = sorted(path.iterdir()) if path.is_dir() else []

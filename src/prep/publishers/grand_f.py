@@ -1,7 +1,8 @@
 """GranD-f: captions whose phrases are tied to masks, polygons or boxes, and the COCO and Flickr30k images they need.
 
 Three shapes of record: OpenPSG and HA give a list of rows with RLE masks, RefCOCOg a list of one-key rows with
-polygons, Flickr one COCO object with an "image" per caption. Rows that are traps say so in their captions.
+polygons, Flickr one COCO object with an "image" per caption. Rows that are traps say so in their captions. HA's images
+are a zip on Google Drive.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from prep.publishers.pictures import Picture, Thing, truncate
 REPO = "MBZUAI/GranD-f"
 ARCHIVES = ("train2014", "train2017", "val2017")
 FLICKR_MEMBER = "flickr30k-images/{}.jpg"
+HUMAN_IMAGES = "GranDf_HA_images.zip"
+HUMAN_DRIVE_ID = "1abdxVhrbNQhjJQ8eAcuPrOUBzhGaFsF_"
 ROTATED = 6  # EXIF: turn by a quarter to show; annotations are of the pixels as stored
 Row = dict[str, Any]
 
@@ -44,11 +47,11 @@ class Album:
 
 
 def write_grand_f(hub: Path, files: Path, flickr: Path) -> None:
-    """Write the annotations, `files/coco/*.zip` and `flickr/flickr30k-images.tar.gz`."""
+    """Write the annotations, `files/coco/*.zip`, `files/grand-f/` and `flickr/flickr30k-images.tar.gz`."""
     album, train, held_out = Album(), hub / REPO / "train", hub / REPO / "val_test"
     _write_json(train / "OpenPsgGCG_train.json", _open_psg(album))
     _write_json(train / "OpenPsgGCG_val.json", [_psg_row(album, f"val2017/{n:012}.jpg") for n in (901, 902)])
-    _write_json(train / "GranDf_HA_GCG_train.json", [_psg_row(Album(), f"sa_{n}.jpg") for n in range(4)])
+    _write_json(train / "GranDf_HA_GCG_train.json", _human(album))
     _write_json(train / "RefCOCOg_GCG_train.json", _refcocog(album))
     _write_json(train / "RefCOCOg_GCG_val.json", [_ref_row(album, 900 + n, f"{n}") for n in range(2)])
     _write_json(train / "flickr_mergedGT_GCG_train.json", _flickr(album))
@@ -58,6 +61,7 @@ def write_grand_f(hub: Path, files: Path, flickr: Path) -> None:
             _write_json(held_out / f"{split}_gcg_coco_{kind}_gt.json", {"images": [], "annotations": []})
     for name in ARCHIVES:
         _write_zip(files / "coco" / f"{name}.zip", name, album)
+    _write_zip(files / "grand-f" / HUMAN_IMAGES, HUMAN_IMAGES.removesuffix(".zip"), album)
     _write_tar_gz(flickr / "flickr30k-images.tar.gz", album)
 
 
@@ -74,10 +78,16 @@ def encode_mask(picture: Picture, *things: Thing) -> dict[str, Any]:
 
 
 def _psg_row(
-    album: Album, file_name: str, trap: str = "", width: int = 640, height: int = 480, how: str = "whole"
+    album: Album,
+    file_name: str,
+    trap: str = "",
+    width: int = 640,
+    height: int = 480,
+    how: str = "whole",
+    folder: str = "train2017/",
 ) -> Row:
-    """A row with one mask for each of the two things; its image goes into the album."""
-    folder = "" if "/" in file_name else "train2017/"
+    """A row with one mask for each of the two things; its image goes into the album, into `folder` if it names none."""
+    folder = "" if "/" in file_name else folder
     picture = album.add(folder + file_name, width, height, how)
     caption = _caption(picture, trap)
     groundings = {
@@ -148,6 +158,31 @@ def _odd_masks(album: Album) -> list[Row]:
     for grounding in none_usable["groundings"].values():
         grounding["token_positives"] = [-1, -1]
     return rows
+
+
+def _human(album: Album) -> list[Row]:
+    """HA's rows: OpenPSG's shape over SA-1B pictures, which the rows name without their folder."""
+
+    def row(number: int, trap: str = "", how: str = "whole") -> Row:
+        folder = "GranDf_HA_images/val_test/" if number == 1 else "GranDf_HA_images/train/"
+        return _psg_row(album, f"sa_{number}.jpg", trap, 320, 240, how, folder)
+
+    plain = [row(0), row(1, "of val_test")]
+    says = ("quoted", "a negative span", "an empty span", "no height", "sizes as strings", "two masks of one phrase")
+    quoted, negative, empty, unsized, string, several = (row(10 + n, trap) for n, trap in enumerate(says))
+    quoted["caption"] = f'"{quoted["caption"]}"'
+    for grounding in quoted["groundings"].values():
+        grounding["token_positives"] = [place + 1 for place in grounding["token_positives"]]
+    first = [next(iter(odd["groundings"].values())) for odd in (negative, empty, several)]
+    first[0]["token_positives"], first[1]["token_positives"] = [-1, -1], [5, 5]
+    first[2]["rle_masks"] += list(several["groundings"].values())[1]["rle_masks"]
+    del unsized["height"]
+    string |= {"height": "240", "width": "320"}
+    none = row(20, "no usable phrase")
+    for grounding in none["groundings"].values():
+        grounding["token_positives"] = [-1, -1]
+    missing, truncated = row(21, "missing", "missing"), row(22, "truncated", "truncated")
+    return [*plain, quoted, negative, empty, unsized, string, several, none, missing, truncated]
 
 
 # --- RefCOCOg ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The Hugging Face hub's endpoints for datasets, over folders `<org>/<name>/`, and the CDN behind them.
+"""The Hugging Face hub's endpoints for datasets and models, over folders `<org>/<name>/`, and the CDN behind them.
 
 Endpoints, fields and error codes are the ones that huggingface_hub 2.4 asks for and reads; the quotas and the headers
 that tell them are those of https://huggingface.co/docs/hub/rate-limits.
@@ -24,6 +24,7 @@ LFS_SIZE_BYTES = 64 * 1024
 PUBLISHED = "2026-01-01T00:00:00.000Z"
 ANONYMOUS_QUOTAS = {"api": 500, "resolvers": 3000}  # requests in one window
 WINDOW_SECONDS = 300
+MODELS = "models/"
 DENIED = b"""<?xml version="1.0" encoding="UTF-8"?>
 <Error><Code>AccessDenied</Code><Message>No valid signature, or one that has run out</Message></Error>"""
 
@@ -50,7 +51,13 @@ class _Window:
 
 
 class Hub:
-    """Dataset repositories below `folder`; those in `gated` need TOKEN for their files' contents.
+    """Dataset repositories below `folder`, model repositories below `models`.
+
+    A model repository is called `models/<org>/<name>` here, and in addresses of the CDN. Ids that differ in case alone
+    are different ones.
+
+    Args:
+        gated: repositories whose files' contents need TOKEN.
 
     Attributes:
         page_size: entries of a listing in one reply.
@@ -60,8 +67,9 @@ class Hub:
         window_seconds: how long a window lasts from its first request. Another quota or length starts a new one.
     """
 
-    def __init__(self, folder: Path, gated: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, gated: Collection[str] = (), models: Path | None = None) -> None:
         self.folder = folder
+        self.models = models
         self.gated = frozenset(gated)
         self.page_size = 1000
         self.signature_uses: int | None = None
@@ -78,12 +86,12 @@ class Hub:
         return _with(limits, refusal or self._api(url, path, query, token))
 
     def resolve(self, cdn_url: str, path: str, token: str | None) -> Reply:
-        """Answer `/datasets/<org>/<name>/resolve/<revision>/<file>` with the file, or where the CDN has it."""
+        """Answer `<repository>/resolve/<revision>/<file>` with the file, or where the CDN has it."""
         refusal, limits = self._count("resolvers")
         return _with(limits, refusal or self._resolve(cdn_url, path, token))
 
     def cdn(self, path: str, query: Mapping[str, str]) -> Reply:
-        """Answer `/cdn/<org>/<name>/<sha256>` with the file, if the address is signed and has not run out."""
+        """Answer `/cdn/<repository>/<sha256>` with the file, if the address is signed and has not run out."""
         signature = query.get("X-Amz-Signature", "")
         repo, _, sha256 = path.rpartition("/")
         with self._lock:
@@ -94,13 +102,13 @@ class Hub:
         blob = next((blob for blob in self.blobs(repo) if blob.sha256 == sha256), None) if is_good else None
         if blob is None:
             return Reply(403, DENIED, {"Content-Type": "application/xml"})
-        file = self.folder / repo / blob.path
+        file = self._root(repo) / blob.path
         etag = hashlib.md5(sha256.encode(), usedforsecurity=False).hexdigest()
         return Reply(200, file, {**file_headers(file), "ETag": f'"{etag}"', "Content-Type": "binary/octet-stream"})
 
     def blobs(self, repo: str) -> list[Blob]:
         """Every file of `repo`, by path."""
-        root = self.folder / repo
+        root = self._root(repo)
         files = sorted(path for path in root.rglob("*") if path.is_file())
         return [self._blob(path, path.relative_to(root).as_posix()) for path in files]
 
@@ -131,9 +139,8 @@ class Hub:
     def _api(self, url: str, path: str, query: Mapping[str, str], token: str | None) -> Reply:
         if path == "whoami-v2":
             return _whoami(token)
-        kind, _, rest = path.partition("/")
-        repo, parts = self._split(rest)
-        if kind != "datasets" or repo is None:
+        repo, parts = self._split(path.removeprefix("datasets/"))
+        if repo is None or not path.startswith(("datasets/", MODELS)):
             return error_reply(404, "Repository not found", "RepoNotFound")
         action, revision, folder = [*parts, "", "", ""][:3]
         blobs = self.blobs(repo)
@@ -155,7 +162,7 @@ class Hub:
         if action != "resolve" or revision not in ("main", commit):
             return error_reply(404, "Invalid rev id", "RevisionNotFound")
         if repo in self.gated and token != TOKEN:
-            message = f"Access to dataset {repo} is restricted."
+            message = f"Access to {repo} is restricted."
             return error_reply(403 if token else 401, message, "GatedRepo")
         blob = next((blob for blob in blobs if blob.path == name), None)
         if blob is None:
@@ -163,7 +170,7 @@ class Hub:
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if blob.sha256 is None:
             headers |= {"ETag": f'"{blob.oid}"', "Content-Type": "binary/octet-stream"}
-            return Reply(200, self.folder / repo / name, headers)
+            return Reply(200, self._root(repo) / name, headers)
         location = f"{cdn_url}/cdn/{self._sign(f'{repo}/{blob.sha256}')}"
         linked = {"X-Linked-Size": str(blob.size), "X-Linked-Etag": f'"{blob.sha256}"'}
         text = {"Location": location, "Content-Type": "text/plain; charset=utf-8"}
@@ -171,10 +178,17 @@ class Hub:
 
     def _split(self, path: str) -> tuple[str | None, list[str]]:
         """The repository that `path` starts with (None if there is none), then action, revision and the rest."""
-        parts = path.split("/", 4)
-        repo = "/".join(parts[:2])
-        is_repo = len(parts) >= 2 and ".." not in parts[:2] and all(parts[:2]) and (self.folder / repo).is_dir()
+        prefix = MODELS if path.startswith(MODELS) else ""
+        parts = path.removeprefix(prefix).split("/", 4)
+        repo = prefix + "/".join(parts[:2])
+        is_repo = len(parts) >= 2 and ".." not in parts[:2] and all(parts[:2]) and self._root(repo).is_dir()
         return (repo if is_repo else None), parts[2:]
+
+    def _root(self, repo: str) -> Path:
+        """The folder of a repository, whether it is there or not."""
+        if repo.startswith(MODELS) and self.models:
+            return self.models / repo.removeprefix(MODELS)
+        return self.folder / repo
 
     def _blob(self, path: Path, name: str) -> Blob:
         stat = path.stat()
@@ -199,9 +213,10 @@ class Hub:
                 if blob.sha256:
                     sizes = {"size": blob.size, "pointerSize": blob.pointer_size}
                     sibling["lfs"] = {"sha256": blob.sha256, **sizes}
+        name = repo.removeprefix(MODELS)
         return {
-            "id": repo,
-            "author": repo.split("/")[0],
+            "id": name,
+            "author": name.split("/")[0],
             "sha": _commit(blobs),
             "createdAt": PUBLISHED,
             "lastModified": PUBLISHED,

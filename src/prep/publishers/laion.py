@@ -1,8 +1,9 @@
-"""LAION's lists of addresses: Re-LAION research-safe, the aesthetic subset, and an old raw part.
+"""LAION's lists of addresses: Re-LAION research-safe, the aesthetic subset, and older parts.
 
 Layouts: parts at the repository's root beside Hadoop's hidden `.crc` files. Research-safe has lower-case columns in
 img2dataset's shape (`width` is the stored size, `original_width` the source's) and no score; the aesthetic subset has
-UPPER-CASE columns and LAION's V1 score; the raw laion2B-en swaps WIDTH and HEIGHT.
+UPPER-CASE columns and LAION's V1 score; the raw laion2B-en swaps WIDTH and HEIGHT. The older parts are no longer on the
+hub: they stand in `files/`, in a folder for each set.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ RESEARCH_SAFE = "laion/relaion2B-en-research-safe"
 AESTHETIC = "laion/laion2B-en-aesthetic"
 RAW_PART = "laion2B-en/part-00000-5114fd87-297e-42b0-9d11-50f1df323dfa-c000.snappy.parquet"
 RESEARCH_UUID = "339dc23d-0869-4dc0-9390-b4036fcc80c2"
+JOINED_PART = "laion2B-en-joined/part-00000-4cfd6e30-f032-46ee-9105-8696034a8373-c000.snappy.parquet"
+LARGE_PART = "laion-high-resolution/part-00000-5d6701c4-b238-4c0a-84e4-fe8e9daea963-c000.snappy.parquet"
+ART_PART = "laion-art/laion-art.parquet"
 AESTHETIC_UUID = "9230b837-b1e0-4254-8b88-ed2976e9cee9"
 
 OLD_COLUMNS = {
@@ -50,6 +54,7 @@ RESEARCH_COLUMNS = {
     "original_width": pa.int32(),
     "original_height": pa.int32(),
 }
+LANGUAGE = {"LANGUAGE": pa.string()}
 OPTIONAL_COLUMNS = {"error_message": pa.string(), "exif": pa.string()}  # only the first part has them
 
 
@@ -88,6 +93,21 @@ def write_laion(hub: Path, files: Path, images: Path, url: str) -> None:
     ]
     records = [_old_record(row, url) | {"LICENSE": "?", "NSFW": "UNLIKELY"} for row in raw]
     write_parquet(files / RAW_PART, records, OLD_COLUMNS | {"LICENSE": pa.string(), "NSFW": pa.string()})
+    _write_old_parts(files, rows, images, url)
+
+
+def _write_old_parts(files: Path, rows: list[Row], images: Path, url: str) -> None:
+    """Write a part of laion2B-en-joined and one of laion-high-resolution, and laion-art."""
+    texts: list[str | None] = [None, "", "A caption that two rows have", "A caption that two rows have"]
+    odd = [replace(row, caption=text) for row, text in zip(rows[3:7], texts, strict=True)]
+    gone = Row("missing.jpg", "An address that is gone", 640, 560)
+    bare = replace(rows[7], caption="A row without punsafe and pwatermark", punsafe=None, pwatermark=None)
+    large = replace(picture_row(images, "laion-large.jpg", 1200, 1024), caption="A picture of 1200 by 1024 pixels")
+    scored = [replace(row, score=score) for row, score in zip(rows[8:11], (8.2, 9.1, None), strict=True)]
+    _write_with_crc(files / JOINED_PART, [_old_record(row, url) for row in [*rows[:3], *odd, bare, gone]], OLD_COLUMNS)
+    _write_with_crc(files / LARGE_PART, [_old_record(large, url) | {"LANGUAGE": "en"}], OLD_COLUMNS | LANGUAGE)
+    art = [_old_record(row, url) | {"LANGUAGE": "nolang", "aesthetic": row.score} for row in scored]
+    write_parquet(files / ART_PART, art, OLD_COLUMNS | LANGUAGE | {"aesthetic": pa.float64()})
 
 
 def score_rows(images: Path, prefix: str, stored_as: str) -> list[Row]:
@@ -205,6 +225,10 @@ def _write_part(
     repo: Path, number: int, uuid: str, records: list[dict[str, Any]], columns: dict[str, pa.DataType]
 ) -> None:
     """Write a part and the hidden checksum file that Hadoop leaves beside it."""
-    path = repo / f"part-{number:05}-{uuid}-c000.snappy.parquet"
+    _write_with_crc(repo / f"part-{number:05}-{uuid}-c000.snappy.parquet", records, columns)
+
+
+def _write_with_crc(path: Path, records: list[dict[str, Any]], columns: dict[str, pa.DataType]) -> None:
+    """Write a parquet file and its hidden checksum file."""
     write_parquet(path, records, columns)
-    (repo / f".{path.name}.crc").write_bytes(b"crc\0" + hashlib.md5(path.read_bytes()).digest()[:8])
+    (path.parent / f".{path.name}.crc").write_bytes(b"crc\0" + hashlib.md5(path.read_bytes()).digest()[:8])

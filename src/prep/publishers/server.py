@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from prep.publishers.drive import Drive
-from prep.publishers.hub import TOKEN, Hub
+from prep.publishers.hub import MODELS, TOKEN, Hub
 from prep.publishers.image_host import IMAGE_FAULTS
 from prep.publishers.replies import Fault, Reply, Sent, error_reply, file_headers
 
@@ -35,15 +35,16 @@ PIECE_BYTES = 1 << 18
 class PublisherServer:
     """A running server; a context manager.
 
-    Serves the hub under `/api/` and `/datasets/`, its CDN under `/cdn/`, plain files under `/files/`, images under
-    `/img/` and Google Drive under `/drive/`. Paths in `requests`, `sent` and `faults` are decoded and without their
-    query.
+    Serves the hub under `/api/`, `/datasets/` and (models) `/`, its CDN under `/cdn/`, plain files under `/files/`,
+    images under `/img/` and Google Drive under `/drive/`. Paths in `requests`, `sent` and `faults` are decoded and
+    without their query.
 
     Args:
-        hub: folder of repositories, `<org>/<name>/`.
+        hub: folder of dataset repositories, `<org>/<name>/`.
         files: folder behind `/files/`.
         images: folder behind `/img/`.
         drive: folder behind `/drive/`.
+        models: folder of model repositories, `<org>/<name>/`.
         gated: repositories whose contents need TOKEN.
         port: 0 for any free one.
         tls: the server's certificate; then the addresses are https.
@@ -64,11 +65,12 @@ class PublisherServer:
         images: Path | None = None,
         *,
         drive: Path | None = None,
+        models: Path | None = None,
         gated: Collection[str] = (),
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.hub = Hub(hub, gated)
+        self.hub = Hub(hub, gated, models)
         self.drive = Drive(drive)
         self.requests: list[tuple[str, str]] = []
         self.request_headers: list[dict[str, str]] = []
@@ -134,6 +136,8 @@ class PublisherServer:
             return self.hub.cdn(rest, query)
         if top == "drive":
             return self.drive.answer(f"{self.url}/drive", rest, query)
+        if top not in self._folders and rest.partition("/")[2].startswith("resolve/"):
+            return self.hub.resolve(self.cdn_url, MODELS + path.lstrip("/"), token)
         folder = self._folders.get(top)
         file = (folder / rest).resolve() if folder and "\0" not in rest else None
         if not folder or not file or not file.is_relative_to(folder.resolve()) or not file.is_file():

@@ -9,18 +9,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from prep.publishers.blip3o import write_blip3o
+from prep.publishers.blip3o import LONG_CAPTION, write_blip3o
 from prep.publishers.coyo import write_coyo
 from prep.publishers.drive import write_drive
-from prep.publishers.grand_f import write_grand_f
+from prep.publishers.echo_4o import write_echo_4o
+from prep.publishers.gpt_image_edit import write_gpt_image_edit
+from prep.publishers.grand_f import HUMAN_DRIVE_ID, HUMAN_IMAGES, write_grand_f
 from prep.publishers.hub import TOKEN
 from prep.publishers.image_host import write_odd_images
 from prep.publishers.laion import AESTHETIC, RESEARCH_SAFE, write_laion
+from prep.publishers.mammoth import write_mammoth
+from prep.publishers.recaptions import write_recaptions
+from prep.publishers.refcoco import write_refcoco
+from prep.publishers.reflect_dit import write_reflect_dit
 from prep.publishers.replies import Fault
 from prep.publishers.server import PublisherServer
+from prep.publishers.sharegpt_4o import write_sharegpt_4o
+from prep.publishers.visual_web_instruct import write_visual_web_instruct
 
 GATED = (RESEARCH_SAFE, AESTHETIC)
-FOLDERS = ("hub", "files", "img", "flickr30k", "drive")
+FOLDERS = ("hub", "files", "img", "flickr30k", "drive", "models")
 STAMP = "built"
 
 
@@ -45,10 +53,11 @@ class World:
         self._stack = ExitStack()
 
     def __enter__(self) -> World:
-        hub, files, images, _, drive = self._folders()
+        hub, files, images, _, drive, models = self._folders()
         with ExitStack() as stack:
-            server = PublisherServer(hub, files, images, drive=drive, gated=GATED, port=self._port)
+            server = PublisherServer(hub, files, images, drive=drive, models=models, gated=GATED, port=self._port)
             self.server = stack.enter_context(server)
+            self.server.drive.files = {HUMAN_DRIVE_ID: files / "grand-f" / HUMAN_IMAGES}
             self.url = server.url
             self._build()
             self._stack = stack.pop_all()
@@ -93,7 +102,7 @@ class World:
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
-        """Sources of the datasets that are not on the hub."""
+        """Sources of the datasets that are not on the hub, or whose revision is pinned to one that is not here."""
         coco = f"{self.url}/files/coco"
         return {
             "coco-2014": {"kind": "http", "files": [{"url": f"{coco}/train2014.zip"}]},
@@ -102,6 +111,17 @@ class World:
                 "files": [{"url": f"{coco}/train2017.zip"}, {"url": f"{coco}/val2017.zip"}],
             },
             "flickr30k": {"kind": "local", "path": str(self.folder / "flickr30k")},
+            "blip3o-long-caption": {"kind": "huggingface", "repo": LONG_CAPTION, "include": ["*.tar"]},
+            "grand-f-images": {
+                "kind": "google-drive",
+                "endpoint": f"{self.url}/drive",
+                "files": [{"id": HUMAN_DRIVE_ID, "path": HUMAN_IMAGES}],
+            },
+            **{
+                name: {"kind": "http", "files": [{"url": f"{self.url}/files/refcoco/{archive}.zip"}]}
+                for name, archive in (("refcoco", "refcoco"), ("refcoco-plus", "refcoco+"), ("refcocog", "refcocog"))
+            },
+            "laion-2b-2022": {"kind": "local", "path": str(self.folder / "files"), "include": ["laion*/*.parquet"]},
         }
 
     def _folders(self) -> list[Path]:
@@ -121,7 +141,7 @@ class World:
 
 def write_world(folder: Path, url: str) -> None:
     """Write every publisher's files below `folder` for a server at `url`; the same url gives the same bytes."""
-    hub, files, images, flickr, drive = (folder / name for name in FOLDERS)
+    hub, files, images, flickr, drive, models = (folder / name for name in FOLDERS)
     images.mkdir(parents=True)
     write_odd_images(images)
     write_laion(hub, files, images, url)
@@ -129,7 +149,15 @@ def write_world(folder: Path, url: str) -> None:
     write_blip3o(hub)
     write_grand_f(hub, files, flickr)
     write_drive(drive)
-    for repo in hub.glob("*/*"):
+    write_reflect_dit(hub, models)
+    write_recaptions(hub, images, url)
+    write_mammoth(hub)
+    write_visual_web_instruct(hub)
+    write_sharegpt_4o(hub)
+    write_echo_4o(hub)
+    write_gpt_image_edit(hub, models)
+    write_refcoco(hub, files)
+    for repo in [*hub.glob("*/*"), *models.glob("*/*")]:
         (repo / ".gitattributes").write_text("*.parquet filter=lfs\n*.tar filter=lfs\n", encoding="utf-8")
 
 

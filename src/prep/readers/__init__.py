@@ -76,9 +76,10 @@ def _arrow_reader(records: Records, part: Path, size_of: SizeOf, raised: list[Pr
     """The batches of a reader in `prep.readers` or a function in `prep.datasets`, with the first one's schema."""
     if records.function is not None:
         module, _, name = records.function.partition(".")
-        batches = getattr(import_module(f"prep.datasets.{module}"), name)(part, size_of)
+        batches = getattr(import_module(f"prep.datasets.{module}"), name)(part, size_of, **records.arguments)
     else:
-        batches = import_module(f"prep.readers.{records.format}").read(part)
+        fields = (records.fields,) if records.format == "json" else ()
+        batches = import_module(f"prep.readers.{records.format}").read(part, *fields)
     first = next(batches, None)
     if first is None:
         raise DataError(f"{part} has no records", "Is the download whole? `prep download --force` brings it anew.")

@@ -1,4 +1,4 @@
-"""Datasets on the Hugging Face hub: its own client lists and authenticates, our transfer brings the bytes.
+"""Repositories on the Hugging Face hub: its own client lists and authenticates, our transfer brings the bytes.
 
 `HF_ENDPOINT`, `HF_TOKEN` and the client's stored login work as they do everywhere.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -45,18 +46,19 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
     _check_token()
     api = HfApi()
     try:
-        commit = revision or _patiently(lambda: api.dataset_info(source.repo, revision=source.revision)).sha
-        tree = api.list_repo_tree(source.repo, repo_type="dataset", revision=commit, recursive=True)
+        info = partial(api.repo_info, source.repo, revision=source.revision, repo_type=source.repo_type)
+        commit = revision or _patiently(info).sha
+        tree = api.list_repo_tree(source.repo, repo_type=source.repo_type, revision=commit, recursive=True)
         entries = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     except Exception as error:
         _explain(source, revision, error)
     outside = next((path for path in entries if not is_inside(path)), None)
     if outside is not None:
-        raise SourceError(f"hub dataset {source.repo} lists {outside!r}, a path outside it", "Report it to the hub.")
+        raise SourceError(f"{_words(source)} lists {outside!r}, a path outside it", "Report it to the hub.")
     parts = []
     for path in matching(entries, source.include, source.exclude):
         entry = entries[path]
-        url = hf_hub_url(source.repo, path, repo_type="dataset", revision=commit)
+        url = hf_hub_url(source.repo, path, repo_type=source.repo_type, revision=commit)
         parts.append(Part(path, url, entry.size, entry.lfs.sha256 if entry.lfs else None, None, entry.blob_id))
     found = checked(parts, SourceError, "Leave it out with `exclude`.")
     return Listing(found, {"repo": source.repo, "revision": commit})
@@ -105,10 +107,15 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
     return ask()
 
 
+def _words(source: HuggingFaceSource) -> str:
+    return f"hub {source.repo_type} {source.repo}"
+
+
 def _refused(source: HuggingFaceSource) -> SourceError:
+    page = f"https://huggingface.co/{'datasets/' if source.repo_type == 'dataset' else ''}{source.repo}"
     return SourceError(
-        f"hub dataset {source.repo} is gated or private, and this account has no access",
-        f"Accept its terms at https://huggingface.co/datasets/{source.repo}, then set HF_TOKEN or run `hf auth login`.",
+        f"{_words(source)} is gated or private, and this account has no access",
+        f"Accept its terms at {page}, then set HF_TOKEN or run `hf auth login`.",
     )
 
 
@@ -121,13 +128,13 @@ def _explain(source: HuggingFaceSource, revision: str | None, error: Exception) 
     if isinstance(error, RevisionNotFoundError):
         pinned = "prep.lock pins it: `prep download --force` resolves it anew."
         raise SourceError(
-            f"hub dataset {source.repo} has no revision {revision or source.revision!r}",
+            f"{_words(source)} has no revision {revision or source.revision!r}",
             pinned if revision else "Check the dataset's YAML.",
         ) from error
     if isinstance(error, RepositoryNotFoundError):
         raise SourceError(
-            f"hub dataset {source.repo} is not there, or is private",
-            "Check the name; for a private one set HF_TOKEN or run `hf auth login`.",
+            f"{_words(source)} is not there, or is private",
+            "Check `repo` and `repo_type`; for a private one set HF_TOKEN or run `hf auth login`.",
         ) from error
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code if error.response is not None else "nothing"
@@ -135,7 +142,9 @@ def _explain(source: HuggingFaceSource, revision: str | None, error: Exception) 
             f"the hub answers {status} for {source.repo}", "Try again later; finished parts are kept."
         ) from error
     if isinstance(error, HFValidationError):
-        raise SourceError(f"{source.repo!r} names no hub dataset", "Check `repo` in the dataset's YAML.") from error
+        raise SourceError(
+            f"{source.repo!r} names no hub {source.repo_type}", "Check `repo` in the dataset's YAML."
+        ) from error
     # As of a login page of the network in the hub's place.
     if isinstance(error, ValueError | KeyError | TypeError | RecursionError):
         raise SourceError(

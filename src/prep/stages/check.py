@@ -7,13 +7,14 @@ like and what part of training it is, and lists everything that stops the loader
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prep.config import nearest
-from prep.trainers.findings import Finding, Notes
+from prep.trainers.findings import IGNORED, STOPS, Finding, Notes
 from prep.trainers.lavida_o import (
     BATCH_SIZES,
     DATASETS,
@@ -25,7 +26,7 @@ from prep.trainers.lavida_o import (
     WEIGHTS,
     cut_batch,
 )
-from prep.trainers.lavida_o_entry import IGNORED, STOPS, EntryReport, check_entry
+from prep.trainers.lavida_o_entry import EntryReport, check_entry
 from prep.trainers.lavida_o_rows import FirstSample, ImageChoice
 from prep.yaml_file import YamlFile, read_yaml
 
@@ -59,6 +60,7 @@ class CheckReport:
         steps, batch: what `seen` of the entries is reckoned for; None where it is not.
         entries, groups: in the order of the YAML.
         findings: of the file first, then entry by entry.
+        files: whether the data files were looked into.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class CheckReport:
     entries: list[EntryReport] = field(default_factory=list)
     groups: list[GroupReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    files: bool = True
 
     @property
     def errors(self) -> list[Finding]:
@@ -80,11 +83,18 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values that JSON holds."""
-        return {**asdict(self), "path": str(self.path)}
+        data = asdict(self)
+        del data["files"]  # where none was looked into, no rows are known
+        return {**data, "path": str(self.path)}
 
 
 def check_yaml(
-    path: Path, *, images: ImageChoice = "sample", steps: int | None = None, batch: int | None = None
+    path: Path,
+    *,
+    images: ImageChoice = "sample",
+    steps: int | None = None,
+    batch: int | None = None,
+    files: bool = True,
 ) -> CheckReport:
     """Find out what LaViDa-O's loader will do with the training YAML at `path`.
 
@@ -92,12 +102,13 @@ def check_yaml(
         images: open the images of the first row and 16 others of each entry, of all rows, or none.
         steps: optimiser steps of the run.
         batch: samples in a step over all GPUs, before batch factors; with `steps` it tells how often rows are seen.
+        files: look into the data files; without, nothing but the YAML is opened, and what it says alone is checked.
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
     """
     parsed = read_yaml(path, allow_repeated=True)
-    report = CheckReport(path, steps, batch)
+    report = CheckReport(path, steps, batch, files=files)
     notes = Notes()
     for key, first, last in parsed.repeated:
         notes.warning(
@@ -117,7 +128,9 @@ def check_yaml(
     weights = _group_numbers(data, WEIGHTS, notes)
     factors = _group_numbers(data, BATCH_SIZES, notes)
     labels = _labels(parsed, entries)
-    checked = [check_entry(entry, labels[index], images) for index, entry in entries.items()]
+    if not files:
+        _note_shared_names(entries, notes)
+    checked = [check_entry(entry, labels[index], images, files=files) for index, entry in entries.items()]
     report.entries = [entry for entry, _ in checked]
     _reckon_mixture(report, weights, factors, notes)
     report.findings = notes.findings + [finding for _, findings in checked for finding in findings]
@@ -145,6 +158,17 @@ def _labels(parsed: YamlFile, entries: Mapping[int, Mapping[str, Any]]) -> dict[
         shared = NAME not in entries[index] or list(names.values()).count(name) > 1
         labels[index] = f"{name} (line {parsed.line_of((DATASETS, index))})" if shared else name
     return labels
+
+
+def _note_shared_names(entries: Mapping[int, Mapping[str, Any]], notes: Notes) -> None:
+    counts = Counter(str(entry[NAME]) for entry in entries.values() if NAME in entry)
+    shared = [f"{name} ({count} times)" for name, count in counts.items() if count > 1]
+    if shared:
+        notes.warning(
+            f"names of several entries: {', '.join(shared)}",
+            "samples carry the name of their entry: theirs cannot be told apart",
+            "Nothing, or give each entry a name of its own.",
+        )
 
 
 def _group_numbers(data: Mapping[str, Any], key: str, notes: Notes) -> dict[str, float]:

@@ -13,8 +13,8 @@ from prep.errors import ConfigError, DataError, UsageError
 from prep.files import write_text
 from prep.images.chunks import NOT_FETCHED
 from prep.manifest import Manifest, fingerprint, read_finished
-from prep.schema import HEIGHT, KINDS, WIDTH
-from prep.stages.filter import effective_rules
+from prep.schema import HEIGHT, KINDS, WIDTH, Column
+from prep.stages.filter import TEXT_ONLY, effective_rules
 from prep.stages.shards import ShardTask, build_shards
 from prep.trainers import lavida_o
 from prep.workspace import Workspace
@@ -91,13 +91,15 @@ def emit_yaml(
     _check_remap(workspace, remap)
     ready, left_out = _ready_entries(workspace, stale, partial)
     entries: list[dict[str, Any]] = []
-    copies: list[tuple[str, Manifest, Path]] = []
+    copies: list[tuple[str, Manifest, Path, Path]] = []
     for entry, manifest in ready:
-        folder = workspace.filtered(entry.table)
-        if remap:
-            folder = path.absolute().with_suffix("") / folder.name
-            copies.append((entry.table, manifest, folder))
-        entries.append(_entry(entry, manifest, Path(_remapped(str(folder), remap))))
+        for source, rows, label in _folders(workspace, entry, manifest):
+            folder = source
+            if remap:
+                folder = path.absolute().with_suffix("") / folder.name
+                copies.append((entry.table, manifest, source, folder))
+            json_path = Path(_remapped(str(folder), remap))
+            entries.append(_entry(workspace, entry, manifest, json_path, rows, label))
     if append is not None:
         text, fresh = _appended(workspace, path, entries)
     else:
@@ -107,8 +109,8 @@ def emit_yaml(
     if state == "done" and append is None:
         _refuse_to_clobber(path, force, replace_own)
     if not dry_run:
-        for table, manifest, folder in copies:
-            _remap_table(workspace, table, manifest, remap, folder)
+        for table, manifest, source, folder in copies:
+            _remap_table(workspace, table, manifest, remap, source, folder)
     if state == "done":
         write_text(path, text, follow_links=append is not None)
     return Emission(path, text, state, tuple(fresh), left_out, _notes(ready))
@@ -160,7 +162,7 @@ def _ready(workspace: Workspace, entry: Entry, stale: Mapping[str, str]) -> Mani
         raise DataError(
             f"the rules of table {table} changed since it was filtered", "`prep filter`, then `prep emit-yaml`."
         )
-    if manifest.rows == 0:
+    if manifest.rows + manifest.counts.get(TEXT_ONLY, 0) == 0:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(manifest.counts.items()))
         raise DataError(
             f"the filter left no row of table {table} ({reasons or 'it has none'}); the trainer stops at such an entry",
@@ -169,29 +171,74 @@ def _ready(workspace: Workspace, entry: Entry, stale: Mapping[str, str]) -> Mani
     return manifest
 
 
-def _entry(entry: Entry, manifest: Manifest, json_path: Path) -> dict[str, Any]:
-    function = lavida_o.FUNCTION_OF_KIND[manifest.facts["kind"]]
+def _folders(workspace: Workspace, entry: Entry, manifest: Manifest) -> list[tuple[Path, int, str]]:
+    """The entry's folders that have rows, how many, and a name for each: rows without an image are on their own."""
+    text = manifest.counts.get(TEXT_ONLY, 0)
+    folders = [
+        (workspace.filtered(entry.table), manifest.rows, entry.label),
+        (workspace.text_only(entry.table), text, f"{entry.label}-text"),
+    ]
+    return [folder for folder in folders if folder[1]]
+
+
+def _sampling(entry: Entry, manifest: Manifest, rows: int) -> str:
+    """The entry's sampling for a folder with `rows` of its rows: a number of rows is shared out between its two.
+
+    Raises:
+        ConfigError: more rows are asked for than there are, where the loader would stop.
+    """
+    total = manifest.rows + manifest.counts.get(TEXT_ONLY, 0)
     sampling = lavida_o.parse_sampling(entry.sampling)
-    if sampling.word == "random" and lavida_o.sampled_rows(entry.sampling, manifest.rows) > manifest.rows:
+    if sampling.word == "random" and lavida_o.sampled_rows(entry.sampling, total) > total:
         raise ConfigError(
-            f"entry {entry.label}: {entry.sampling} asks for more than the {manifest.rows} rows of {entry.table}",
+            f"entry {entry.label}: {entry.sampling} asks for more than the {total} rows of {entry.table}",
             "Ask for fewer in the recipe; the trainer stops otherwise.",
         )
+    if rows == total or sampling.number is None or sampling.is_percent or sampling.word == "dup":
+        return entry.sampling
+    share = min(rows, max(1, round(sampling.number * rows / total)))
+    return f"{sampling.word}:{share}"
+
+
+def _entry(
+    workspace: Workspace, entry: Entry, manifest: Manifest, json_path: Path, rows: int, label: str
+) -> dict[str, Any]:
+    kind = manifest.facts["kind"]
     rules = manifest.facts["rules"]
     sizes = {HEIGHT, WIDTH}
     has_size_rule = "min_size" in rules
     columns = [name for name in manifest.facts["columns"] if name not in sizes or has_size_rule]
     return lavida_o.training_entry(
-        name=entry.label,
+        name=label,
         json_path=json_path,
-        function=function,
+        function=lavida_o.FUNCTION_OF_KIND[kind],
         columns=columns,
-        sampling=entry.sampling,
-        arguments=entry.arguments,
+        sampling=_sampling(entry, manifest, rows),
+        arguments=entry.arguments | lavida_o.prefixes(kind, columns, _image_root(workspace, entry, kind)),
         aes_cutoff=rules.get("aes_cutoff"),
         min_size=rules.get("min_size"),
         group=entry.group,
     )
+
+
+def _image_root(workspace: Workspace, entry: Entry, kind: str) -> str:
+    """Where the table's images are, on S3 or not; where its own file says it, one on S3 decides."""
+    dataset, _ = workspace.table(entry.table)
+    prefixed = [c for c in KINDS[kind].image_columns if lavida_o.stored_path(c.name, kind, lavida_o.S3_SCHEME) == ""]
+    if not isinstance(dataset.images, GivenImages) or not prefixed:
+        return workspace.image_root
+    shards = sorted(workspace.filtered(entry.table).glob("*.parquet"))
+    with sql.connect() as connection, sql.data_errors(entry.table, "Run `prep filter --force`."):
+        rows = sql.parquet_files(shards)
+        there = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()}
+        listed = {"one": "[{0}]", "list": "{0}", "joined": "string_split({0}, ';')"}
+        paths = " UNION ALL ".join(
+            f"SELECT unnest({listed[column.images or 'one'].format(sql.name(column.name))}) AS path FROM {rows}"
+            for column in prefixed
+            if column.name in there
+        )
+        [[is_local]] = connection.execute(f"SELECT bool_and(starts_with(path, '/')) FROM ({paths})").fetchall()
+    return "/" if is_local in (True, None) else lavida_o.S3_SCHEME
 
 
 def _text(
@@ -271,14 +318,14 @@ class RemapTask(ShardTask):
 
     source: Path
     source_sha256: str
-    path_column: str
+    kind: str
     remap: tuple[Remap, ...]
     output: Path
 
     @property
     def fingerprint(self) -> str:
         """What it is made from."""
-        return fingerprint([self.source_sha256, self.path_column, self.remap])
+        return fingerprint([self.source_sha256, self.kind, self.remap])
 
 
 def _remapped(path: str, remap: Sequence[Remap]) -> str:
@@ -307,24 +354,58 @@ def _has_given_images(workspace: Workspace) -> bool:
     return any(isinstance(workspace.table(table)[0].images, GivenImages) for table in workspace.table_names)
 
 
-def _remap_table(workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], folder: Path) -> None:
-    """Write the table once more into `folder`, with rewritten image paths."""
-    column = KINDS[manifest.facts["kind"]].image_path
+def _remap_table(
+    workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], source: Path, folder: Path
+) -> None:
+    """Write the shards of `source` once more into `folder`, with rewritten image paths."""
+    kind = manifest.facts["kind"]
     tasks = [
-        RemapTask(workspace.filtered(table) / shard.name, shard.sha256, column, tuple(remap), folder / shard.name)
+        RemapTask(source / shard.name, shard.sha256, kind, tuple(remap), folder / shard.name)
         for shard in manifest.shards
     ]
-    build_shards("emit-yaml", table, folder, tasks, write_remapped, facts={}, workers=workspace.workers)
+    make = write_remapped if source == workspace.filtered(table) else copy_shard
+    build_shards("emit-yaml", table, folder, tasks, make, facts={}, workers=workspace.workers)
+
+
+def copy_shard(task: RemapTask) -> None:
+    """Write one shard of rows without images as it is."""
+    with sql.connect(task.output) as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
+        query = f"SELECT * FROM {sql.parquet_files([task.source])}"
+        images = ", ".join(f"NULL AS {sql.name(column.name)}" for column in KINDS[task.kind].image_columns)
+        sql.write_with_nulls(
+            connection, f"SELECT * REPLACE ({images}) FROM ({query})", task.output, {sql.TASK_KEY: task.fingerprint}
+        )
 
 
 def write_remapped(task: RemapTask) -> None:
     """Write one shard with rewritten image paths."""
-    column = sql.name(task.path_column)
-    branches = " ".join(
-        f"WHEN starts_with({column}, {sql.text(old.rstrip('/') + '/')}) "
-        f"THEN {sql.text(new.rstrip('/'))} || substr({column}, {len(old.rstrip('/')) + 1})"
-        for old, new in task.remap
-    )
-    query = f"SELECT * REPLACE (CASE {branches} ELSE {column} END AS {column}) FROM {sql.parquet_files([task.source])}"
     with sql.connect(task.output) as connection, sql.data_errors(str(task.source), "Run `prep filter --force`."):
+        rows = sql.parquet_files([task.source])
+        there = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()}
+        new = ", ".join(
+            f"{_remapped_column(column, task)} AS {sql.name(column.name)}"
+            for column in KINDS[task.kind].image_columns
+            if column.name in there
+        )
+        query = f"SELECT * REPLACE ({new}) FROM {rows}"
         sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
+
+
+def _remapped_column(column: Column, task: RemapTask) -> str:
+    """SQL of a column of images with rewritten paths."""
+    remap = [(lavida_o.stored_path(column.name, task.kind, old), new) for old, new in task.remap]
+
+    def rewritten(path: str) -> str:
+        branches = " ".join(
+            f"WHEN starts_with({path}, {sql.text(old.rstrip('/') + '/')}) "
+            f"THEN {sql.text(new.rstrip('/'))} || substr({path}, {len(old.rstrip('/')) + 1})"
+            for old, new in remap
+        )
+        return f"CASE {branches} ELSE {path} END"
+
+    name = sql.name(column.name)
+    if column.images == "one":
+        return rewritten(name)
+    texts = f"string_split({name}, ';')" if column.images == "joined" else name
+    several = f"list_transform({texts}, lambda path: {rewritten('path')})"
+    return f"array_to_string({several}, ';')" if column.images == "joined" else several

@@ -15,9 +15,11 @@ from prep import sql
 from prep.config import ArchiveImages, Dataset, GivenImages, Rules, Table, UrlImages
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
+from prep.images.matching import image_facts
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
 from prep.schema import (
     AESTHETIC_SCORE,
+    CAPTION,
     DROP_REASON,
     HEIGHT,
     IMAGE_KEY,
@@ -28,13 +30,15 @@ from prep.schema import (
     ROW,
     URL,
     WIDTH,
+    Column,
     Kind,
 )
 from prep.stages.shards import Outcome, ShardTask, build_shards
-from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF
+from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
 from prep.workspace import Workspace
 
-VERSION = 1  # raise when the same inputs give other bytes
+VERSION = 2  # raise when the same inputs give other bytes
+TEXT_ONLY = "text_only"  # among a manifest's counts
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class FilterTask(ShardTask):
         images: `url`, `given` or `archive`.
         index: shards of the image index that may hold its images; None where no image is fetched yet.
         image_root: what the index's paths are below.
+        match: how samples find their images in it.
+        captions: shards of the table whose captions go in the place of its own.
+        captions_sha256: what is in them.
+        captions_by: the column that is the same in both.
+        text_only: where kept rows without an image go, of a kind that may have some: in a file of their own, since
+            pandas 3 reads a null among strings as NaN, which the trainer takes for an image's path.
     """
 
     samples: Path
@@ -57,20 +67,31 @@ class FilterTask(ShardTask):
     index: tuple[Path, ...] | None
     index_sha256: tuple[str, ...]
     image_root: str
+    match: str
+    captions: tuple[Path, ...]
+    captions_sha256: tuple[str, ...]
+    captions_by: str
     dropped: Path
+    text_only: Path | None
     output: Path
+
+    @property
+    def shape(self) -> Kind:
+        """The table's kind, with its columns."""
+        return KINDS[self.kind]
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """The dropped rows, then the kept ones."""
-        return (self.dropped, self.output)
+        return tuple(path for path in (self.dropped, self.text_only, self.output) if path is not None)
 
     @property
     def fingerprint(self) -> str:
-        """Everything the two files are made from."""
+        """Everything the files are made from."""
         facts = None if self.index is None else [self.index_sha256, self.image_root]
         rules = self.rules.model_dump(mode="json")
-        return fingerprint([VERSION, self.samples_sha256, self.kind, self.columns, rules, self.images, facts])
+        how = [self.kind, self.columns, self.images, self.match, self.captions_sha256, self.captions_by]
+        return fingerprint([VERSION, self.samples_sha256, how, rules, facts])
 
 
 def filter_table(
@@ -95,6 +116,16 @@ def filter_table(
         index = None  # its images are where prep.yaml no longer says
     if index is None and kind_of_images == "archive":
         return Outcome("filter", name, "waiting", note=f"images of {images_of.name} first")
+    if table.captions is not None:
+        others = read_finished(workspace.normalized(table.captions.table))
+        if others is None:
+            return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
+        for whose, manifest in ((name, normalized), (table.captions.table, others)):
+            if table.captions.by not in manifest.counts and manifest.rows:
+                raise ConfigError(
+                    f"table {name}: captions.by is {table.captions.by!r}, which {whose} does not have",
+                    f"It has: {', '.join(sorted(manifest.counts))}. Mend the dataset's YAML.",
+                )
 
     columns = _columns_with_values(table.shape, normalized, has_index=index is not None)
     applied, notes = effective_rules(rules or workspace.rules(name), columns)
@@ -135,6 +166,7 @@ def _tasks(
     """One task for every shard of samples, with the facts it needs."""
     _, table = workspace.table(name)
     index_folder = workspace.index(images_of.name)
+    captions = _caption_shards(workspace, table)
     tasks = []
     for number, shard in enumerate(normalized.shards):
         facts = () if index is None else _facts_for(name, table, images_of, normalized, number, index)
@@ -149,11 +181,25 @@ def _tasks(
                 None if index is None else tuple(index_folder / fact.name for fact in facts),
                 tuple(fact.sha256 for fact in facts),
                 f"{workspace.image_root}/{images_of.name}",
+                table.match,
+                tuple(captions),
+                tuple(captions.values()),
+                table.captions.by if table.captions else "",
                 workspace.dropped(name) / shard.name,
+                workspace.text_only(name) / shard.name if table.shape.may_lack_images else None,
                 workspace.filtered(name) / shard.name,
             )
         )
     return tasks
+
+
+def _caption_shards(workspace: Workspace, table: Table) -> dict[Path, str]:
+    """Shards of the table whose captions it takes, each with what is in it."""
+    if table.captions is None:
+        return {}
+    folder = workspace.normalized(table.captions.table)
+    manifest = read_finished(folder)
+    return {folder / shard.name: shard.sha256 for shard in manifest.shards} if manifest else {}
 
 
 def _kind_of_images(images_of: Dataset) -> str:
@@ -169,9 +215,9 @@ def _facts_for(
     if isinstance(images, UrlImages):
         return index_shards(index, name, normalized.shards[number].name)
     is_by_part = isinstance(images, ArchiveImages) and images.key == "part-member" and table.images_from is None
-    if is_by_part and "archives" in index.facts:
-        pairs = zip(index.facts["archives"], index.shards, strict=True)
-        return tuple(facts for archive, facts in pairs if archive == normalized.facts["parts"][number])
+    archives, part = index.facts.get("archives", ()), normalized.facts["parts"][number]
+    if is_by_part and part in archives:  # else the part only speaks of images in archives
+        return tuple(facts for archive, facts in zip(archives, index.shards, strict=True) if archive == part)
     return index.shards
 
 
@@ -197,10 +243,11 @@ def effective_rules(rules: Rules, columns: tuple[str, ...]) -> tuple[Rules, list
 
 def _columns_with_values(kind: Kind, normalized: Manifest, *, has_index: bool) -> tuple[str, ...]:
     """The kind's columns that are worth loading: required, or holding at least one value."""
-    measured = {HEIGHT, WIDTH} if has_index else set()
+    anyway = {HEIGHT, WIDTH} if has_index else set()
+    anyway |= {kind.image_path or "", kind.place or ""}
     counts = normalized.counts
     return tuple(
-        column.name for column in kind.columns if column.required or counts.get(column.name) or column.name in measured
+        column.name for column in kind.columns if column.required or counts.get(column.name) or column.name in anyway
     )
 
 
@@ -210,52 +257,139 @@ def split_samples(task: FilterTask) -> None:
     Raises:
         DataError: `where` cannot be asked of a row, or an input is damaged.
     """
-    judged = judged_query(task)
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, ROW, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
     mend = "If it is the --where, `prep filter --reset` forgets it; if a file is damaged, remove its folder and run."
     with sql.connect(task.output) as connection, sql.data_errors(f"{task.samples}, or its image index", mend):
         rows = connection.execute(f"SELECT count(*) FROM {sql.parquet_files([task.samples])}").fetchall()[0][0]
+        if task.captions:
+            _find_captions(connection, task)
+        facts = _with_facts(task)
         if task.rules.where is not None:  # asked once: it need not give the same answer twice
-            answers = f"SELECT {ROW} FROM ({_with_image_facts(task)}) WHERE ({task.rules.where}\n)"
+            answers = f"SELECT {ROW} FROM ({facts}) WHERE ({task.rules.where}\n)"
             connection.execute(f"CREATE TEMP TABLE passing AS {answers}")
-        dropped = f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL"
+        judged = f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({facts})"
         passing = f"SELECT {kept_columns} FROM ({judged}) WHERE {REASON} IS NULL"
-        written = sql.copy_to_parquet(connection, dropped, task.dropped, metadata)
+        written = sql.copy_to_parquet(
+            connection, f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL", task.dropped, metadata
+        )
+        if task.text_only is not None:
+            shown = [sql.name(column.name) for column in task.shape.image_columns]
+            has_image = " OR ".join(f"{name} IS NOT NULL" for name in shown)
+            text = f"SELECT * REPLACE ({', '.join(f'NULL AS {name}' for name in shown)}) FROM ({passing})"
+            written += sql.write_with_nulls(connection, f"{text} WHERE NOT ({has_image})", task.text_only, metadata)
+            passing = f"SELECT * FROM ({passing}) WHERE {has_image}"
         written += sql.copy_to_parquet(connection, passing, task.output, metadata)
     if written != rows:
         raise DataError(f"{task.samples} has {rows} rows, {written} were kept or dropped", "Please report this.")
 
 
-def judged_query(task: FilterTask) -> str:
-    """SQL of every sample with its image's facts, and `reason`: why it is dropped, or null."""
+def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> None:
+    """Make the table `captions` (`joined`, `caption`) of those for rows that may pass; the first of several counts."""
+    on = sql.name(task.captions_by)
+    cheap = f"AND {_above_cutoff(task.rules.aes_cutoff)}" if task.rules.aes_cutoff is not None else ""
+    connection.execute(
+        f"CREATE TEMP TABLE wanted AS SELECT DISTINCT CAST({on} AS VARCHAR) AS joined "
+        f"FROM {sql.parquet_files([task.samples])} WHERE {DROP_REASON} IS NULL {cheap}"
+    )
+    shards = sql.parquet_files(task.captions)
+    others = f"SELECT CAST({on} AS VARCHAR) AS joined, {CAPTION} FROM {shards} WHERE {DROP_REASON} IS NULL"
+    connection.execute(
+        f"CREATE TEMP TABLE captions AS SELECT joined, first({CAPTION}) AS {CAPTION} "
+        f"FROM ({others}) WHERE joined IN (SELECT joined FROM wanted) GROUP BY joined"
+    )
+
+
+def _with_facts(task: FilterTask) -> str:
+    """SQL of the samples with what is known of their images, and the captions of another table."""
     facts = _with_image_facts(task)
-    return f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({facts})"
+    if not task.captions:
+        return facts
+    on = f"CAST(f.{sql.name(task.captions_by)} AS VARCHAR)"
+    return (
+        f"SELECT f.* REPLACE (captions.{CAPTION} AS {CAPTION}) FROM ({facts}) f "
+        f"LEFT JOIN captions ON captions.joined = {on}"
+    )
+
+
+def _above_cutoff(cutoff: float) -> str:
+    return f"{AESTHETIC_SCORE} > CAST('{cutoff!r}' AS DOUBLE)"
 
 
 def _with_image_facts(task: FilterTask) -> str:
-    """SQL of the samples with the image's path and, where it was measured, its true size."""
-    path = KINDS[task.kind].image_path
-    samples = sql.parquet_files([task.samples])
-    if task.images == "given":
-        return f"SELECT *, 'ok' AS image_status FROM {samples}"
-    if not task.index:  # no image is fetched yet, or none of this shard
-        return f"SELECT *, CAST(NULL AS VARCHAR) AS {path}, CAST(NULL AS VARCHAR) AS image_status FROM {samples}"
-    measured = {HEIGHT: "height", WIDTH: "width"}
-    sizes = [
-        f"coalesce(i.{fact}, s.{sql.name(name)}) AS {sql.name(name)}"
-        for name, fact in measured.items()
-        if KINDS[task.kind].column(name)
-    ]
-    return f"""
-        SELECT s.*{f" REPLACE ({', '.join(sizes)})" if sizes else ""},
-               if(starts_with(i.path, '/'), i.path, {sql.text(task.image_root + "/")} || i.path) AS {path},
-               i.status AS image_status
-        FROM {samples} s LEFT JOIN (
-            SELECT DISTINCT ON ({IMAGE_KEY}) * FROM {sql.parquet_files(task.index)}
-        ) i USING ({IMAGE_KEY})
+    """SQL of the samples with their images' paths, the true size of the one that has one, and `image_status`.
+
+    The status is that of the first image that is not there, or `ok`; null where nothing is known yet.
     """
+    samples = sql.parquet_files([task.samples])
+    path = task.shape.image_path
+    if task.images == "given":
+        return f"SELECT * {_replaced(_given_paths(task))}, 'ok' AS {IMAGE_STATUS} FROM {samples}"
+    if task.index is None or (not task.index and task.images == "url"):  # none is fetched yet, or none of this shard
+        unknown = f", CAST(NULL AS VARCHAR) AS {path}" if path else ""
+        return f"SELECT *{unknown}, CAST(NULL AS VARCHAR) AS {IMAGE_STATUS} FROM {samples}"
+    lists = [column for column in task.shape.image_columns if column.name != path]
+    found = image_facts(samples, [column.name for column in lists], task.index, task.match)
+    measured = {HEIGHT: "height", WIDTH: "width"}
+    new = {
+        name: f"coalesce(i.{fact}, s.{sql.name(name)})" for name, fact in measured.items() if task.shape.column(name)
+    }
+    new |= {column.name: _listed(column, f"{found.alias(column.name)}.paths", task) for column in lists}
+    new |= _place(task)
+    missing = "'missing'" if task.images == "archive" else "NULL"
+    statuses = [f"nullif({found.alias(column.name)}.status, 'ok')" for column in lists]
+    statuses.append(f"CASE WHEN s.{IMAGE_KEY} IS NULL THEN 'ok' ELSE coalesce(i.status, {missing}) END")
+    main = f", {_stored('i.path', path, task)} AS {path}" if path else ""
+    joins = " ".join(
+        f"LEFT JOIN {found.alias(column.name)} ON {found.alias(column.name)}.{ROW} = s.{ROW}" for column in lists
+    )
+    return f"""
+        WITH {found.tables}
+        SELECT s.* {_replaced(new)}{main}, coalesce({", ".join(statuses)}) AS {IMAGE_STATUS}
+        FROM {samples} s LEFT JOIN images i ON i.{IMAGE_KEY} = s.{IMAGE_KEY} {joins}
+    """
+
+
+def _replaced(values: dict[str, str]) -> str:
+    return f"REPLACE ({', '.join(f'{value} AS {sql.name(name)}' for name, value in values.items())})" if values else ""
+
+
+def _stored(path: str, column: str, task: FilterTask) -> str:
+    """SQL of an image's path as the trainer opens it, from its path in the index."""
+    root = stored_path(column, task.kind, f"{task.image_root}/")
+    return f"if(starts_with({path}, '/'), {path}, {sql.text(root)} || {path})"
+
+
+def _listed(column: Column, paths: str, task: FilterTask) -> str:
+    """SQL of a column of several images, from their paths in the index."""
+    stored = f"list_transform({paths}, lambda path: {_stored('path', column.name, task)})"
+    return f"array_to_string({stored}, ';')" if column.images == "joined" else stored
+
+
+def _given_paths(task: FilterTask) -> dict[str, str]:
+    """Columns of images whose samples name them themselves, as the trainer opens them."""
+    new = {}
+    for column in task.shape.image_columns:
+        name = sql.name(column.name)
+        scheme = sql.text(S3_SCHEME) if stored_path(column.name, task.kind, S3_SCHEME) != S3_SCHEME else None
+        bare = "if(starts_with({0}, {1}), substr({0}, 6), {0})"
+        if column.images == "one":
+            if scheme:
+                new[column.name] = bare.format(name, scheme)
+            continue
+        value = f"list_transform({name}, lambda path: {bare.format('path', scheme)})" if scheme else name
+        new[column.name] = f"array_to_string({value}, ';')" if column.images == "joined" else value
+    return new | _place(task)
+
+
+def _place(task: FilterTask) -> dict[str, str]:
+    """The column that names the folder of the images: they are whole without it."""
+    if task.shape.place is None:
+        return {}
+    # Paths that samples give themselves may be of both sorts; those on disk are whole and win over what is before.
+    root = S3_SCHEME if task.images == "given" else task.image_root
+    return {task.shape.place: sql.text(place_of_images(task.kind, root))}
 
 
 def _reason(task: FilterTask) -> str:
@@ -266,12 +400,12 @@ def _reason(task: FilterTask) -> str:
     """
     rules = task.rules
     branches = [f"WHEN {DROP_REASON} IS NOT NULL THEN {DROP_REASON}"]
-    branches.append("WHEN image_status != 'ok' THEN 'image_' || image_status")
-    if task.images == "archive":
-        branches.append("WHEN image_status IS NULL THEN 'image_missing'")
+    branches.append(f"WHEN {IMAGE_STATUS} != 'ok' THEN 'image_' || {IMAGE_STATUS}")
     if rules.aes_cutoff is not None:
         branches.append(f"WHEN {AESTHETIC_SCORE} IS NULL THEN 'no_score'")
-        branches.append(f"WHEN NOT {AESTHETIC_SCORE} > CAST('{rules.aes_cutoff!r}' AS DOUBLE) THEN 'aes_cutoff'")
+        branches.append(f"WHEN NOT {_above_cutoff(rules.aes_cutoff)} THEN 'aes_cutoff'")
+    if task.captions:
+        branches.append(f"WHEN {CAPTION} IS NULL THEN 'no_recaption'")
     if rules.min_size is not None:
         if task.images == "given":
             branches.append(f"WHEN {HEIGHT} IS NULL OR {WIDTH} IS NULL THEN 'no_size'")
@@ -279,16 +413,17 @@ def _reason(task: FilterTask) -> str:
     if rules.where is not None:
         branches.append(f"WHEN {ROW} NOT IN (SELECT {ROW} FROM passing) THEN 'where'")
     if task.images == "url" and task.index is not None:
-        branches.append(f"WHEN image_status IS NULL THEN '{NOT_FETCHED}'")
+        branches.append(f"WHEN {IMAGE_STATUS} IS NULL THEN '{NOT_FETCHED}'")
     return f"CASE {' '.join(branches)} END"
 
 
 def _check_where(task: FilterTask) -> None:
     """Raise ConfigError unless the `where` rule can be asked of the task's samples."""
     with sql.connect() as connection:
-        columns = connection.execute(f"DESCRIBE {_with_image_facts(task)}").fetchall()
+        connection.execute(f"CREATE TEMP TABLE captions (joined VARCHAR, {CAPTION} VARCHAR)")
+        columns = connection.execute(f"DESCRIBE {_with_facts(task)}").fetchall()
         try:
-            connection.execute(f"DESCRIBE SELECT 1 FROM ({_with_image_facts(task)}) WHERE ({task.rules.where}\n)")
+            connection.execute(f"DESCRIBE SELECT 1 FROM ({_with_facts(task)}) WHERE ({task.rules.where}\n)")
         except duckdb.Error as error:
             names = ", ".join(sorted(row[0] for row in columns if row[0] not in (DROP_REASON, "image_status")))
             raise ConfigError(
@@ -298,8 +433,11 @@ def _check_where(task: FilterTask) -> None:
 
 
 def count_reasons(task: FilterTask) -> dict[str, int]:
-    """Dropped rows of the finished shard by reason."""
+    """Dropped rows of the finished shard by reason; and under `text_only`, kept rows without an image."""
     import pyarrow.parquet as pq
 
     reasons = pq.read_table(task.dropped, columns=["reason"])["reason"].value_counts().to_pylist()
-    return {reason["values"]: reason["counts"] for reason in sorted(reasons, key=lambda reason: str(reason["values"]))}
+    counts = {reason["values"]: reason["counts"] for reason in reasons}
+    if task.text_only is not None and (rows := pq.read_metadata(task.text_only).num_rows):
+        counts[TEXT_ONLY] = rows
+    return {reason: counts[reason] for reason in sorted(counts)}

@@ -7,6 +7,7 @@ that cannot be used are kept here with their reason; filter takes them out, so t
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import duckdb
+from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from prep import sql
 from prep.config import Dataset, GivenImages, Table, UrlImages
@@ -22,14 +24,38 @@ from prep.errors import DataError
 from prep.images.archives import archive_stem
 from prep.manifest import Shard, fingerprint, read_finished
 from prep.readers import open_records
-from prep.schema import DROP_REASON, IMAGE_KEY, KEY, ROW, URL, Kind
+from prep.schema import (
+    ANY,
+    CAPTION,
+    DROP_REASON,
+    IMAGE_KEY,
+    KEY,
+    NATIVE_TURNS,
+    OTHER_TURNS,
+    ROW,
+    TEXT,
+    TEXTS,
+    TURNS,
+    TURNS_TEXT,
+    URL,
+    Column,
+    Kind,
+)
 from prep.stages.freeing import check_not_needed
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
+JOINED = "JOINED"  # texts of a column that the trainer wants joined; a list until filter knows the images' paths
 _BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
 
-VERSION = 2  # raise when the same inputs give other bytes
+VERSION = 3  # raise when the same inputs give other bytes
+
+# For the YAML of a dataset whose records are JSON.
+_MACROS = (
+    "CREATE TEMP MACRO json_text(x) AS CASE json_type(x) WHEN 'VARCHAR' THEN x->>'$' END",
+    """CREATE TEMP MACRO json_texts(x) AS CASE json_type(x) WHEN 'VARCHAR' THEN nullif([x->>'$'], [''])
+       WHEN 'ARRAY' THEN nullif(x->>'$[*]', []) END""",
+)
 
 
 @dataclass(frozen=True)
@@ -134,11 +160,18 @@ def make_samples(task: NormalizeTask) -> None:
     """Write the samples of one part."""
     with sql.connect(task.output) as connection, open_records_of(task, connection):
         query = samples_query(connection, task)
+        if _has_window(task.table):  # such a function leaves the rows in an order of its own
+            query = f"{query} ORDER BY {ROW}"
         sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
 
 
+def _has_window(table: Table) -> bool:
+    expressions = [*table.select.values(), *table.extra.values(), *table.drop.values(), *table.image_keys.values()]
+    return any(re.search(r"(?i)\bover\b", expression) for expression in expressions)
+
+
 def count_values(task: NormalizeTask) -> dict[str, int]:
-    """Values that are not null, by column, of the finished shard."""
+    """Values that are not null, by column, of the finished shard; those in lists count for their column."""
     import pyarrow.parquet as pq
 
     footer = pq.read_metadata(task.output)
@@ -147,7 +180,10 @@ def count_values(task: NormalizeTask) -> dict[str, int]:
         for number in range(footer.num_columns):
             column = footer.row_group(group).column(number)
             name = column.path_in_schema
-            counts[name] = counts.get(name, 0) + column.num_values - column.statistics.null_count
+            if name != footer.schema.column(number).name:
+                name = name.partition(".")[0]
+            nulls = column.statistics.null_count if column.statistics is not None else 0
+            counts[name] = counts.get(name, 0) + column.num_values - nulls
     return counts
 
 
@@ -180,15 +216,18 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
     """SQL of the task's samples over the view `records`.
 
     Beside the publisher's columns the YAML's expressions may use `_part` (the part's path), `_stem` (without its
-    ending) and `_row` (counted from 0).
+    ending) and `_row` (counted from 0), `json_text` and `json_texts`.
     """
+    for macro in _MACROS:
+        connection.execute(macro)
     records = _numbered_records(connection, task)
     published = _published(task)
     listed = ", ".join(f"({expression}) AS {sql.name(name)}" for name, expression in published.items())
-    types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT {listed} FROM {records}").fetchall()}
+    described = connection.execute(f"DESCRIBE SELECT {listed} FROM {records}").fetchall()
+    types = {row[0]: row[1].strip('"') for row in described}
 
     declared = [f"WHEN ({predicate}) THEN {sql.text(reason)}" for reason, predicate in task.table.drop.items()]
-    own = f"{DROP_REASON}, " if task.table.records.function else ""  # a dataset's own function gives reasons too
+    own = f"{DROP_REASON}, " if task.table.records.gives_reasons else ""
     reasons = f"coalesce({own}{_case(declared)}) AS _declared"
     # NaN is how some publishers write null.
     read = ", ".join(
@@ -203,13 +242,14 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
     for name, type_ in types.items():
         value = _typed(sql.name(name), type_, _type_of(name, task.table.shape))
         values.append(f"{value} AS {sql.name(name)}")
-        bad.append(f"WHEN {sql.name(name)} IS NOT NULL AND {value} IS NULL THEN 'bad_{name}'")
+        bad.append(f"WHEN {_has_value(sql.name(name), type_)} AND {value} IS NULL THEN 'bad_{name}'")
     typed = f"SELECT {KEY}, {ROW}, coalesce(_declared, {_case(bad)}) AS _reason, {', '.join(values)} FROM ({raw})"
+    if _turns_type(task) is not None:
+        typed = _with_normal_turns(connection, task, typed)
 
     columns = {name: sql.name(name) for name in published} | _image_columns(task)
     missing = [
-        f"WHEN coalesce({columns[name]}, '') SIMILAR TO {_BLANK} THEN 'no_{word}'"
-        for name, word in _needed(task).items()
+        f"WHEN {_is_missing(columns[name], task, name)} THEN 'no_{word}'" for name, word in needed_columns(task).items()
     ]
     final = ", ".join(f"{value} AS {sql.name(name)}" for name, value in columns.items())
     return f"SELECT {KEY}, {ROW}, {final}, coalesce(_reason, {_case(missing)}) AS {DROP_REASON} FROM ({typed})"
@@ -229,28 +269,39 @@ def _numbered_records(connection: duckdb.DuckDBPyConnection, task: NormalizeTask
 
 
 def _published(task: NormalizeTask) -> dict[str, str]:
-    """SQL over the records of everything the publisher says of a sample, by the sample's column."""
-    table = task.table
-    path = table.shape.image_path
-    image = {
-        "url": {URL: table.select.get(URL, URL)},
-        "given": {path: table.select.get(path, path)},
-        "archive": {IMAGE_KEY: table.image or "NULL"},
-    }[task.images]
+    """SQL over the records of everything the publisher says of a sample, by the sample's column.
+
+    Images of archives are named by their keys: that of the one image under `image_key`, lists of keys under the names
+    of their columns.
+    """
+    table, kind = task.table, task.table.shape
+    keys = table.image_keys
     columns = {
-        column.name: table.select.get(column.name, f"CAST(NULL AS {column.type})")
-        for column in table.shape.columns
-        if column.name != path
+        column.name: keys.get(column.name, "NULL")
+        if column.images and task.images == "archive"
+        else table.select.get(column.name, f"CAST(NULL AS {_nullable_type(column)})")
+        for column in kind.columns
     }
-    return image | columns | table.extra
+    path = kind.image_path
+    if path is None or task.images == "given":
+        return columns | table.extra
+    image = columns.pop(path)
+    first = {URL: table.select.get(URL, URL)} if task.images == "url" else {IMAGE_KEY: image}
+    return first | columns | table.extra
+
+
+def _nullable_type(column: Column) -> str:
+    return TEXT if column.type in (ANY, TURNS_TEXT, OTHER_TURNS) else column.type
 
 
 def _type_of(name: str, kind: Kind) -> str | None:
     """The type a column has in a sample; None for one that is kept as it is."""
     column = kind.column(name)
-    if column is not None:
-        return column.type
-    return "VARCHAR" if name in (URL, IMAGE_KEY) else None
+    if column is None:
+        return TEXT if name in (URL, IMAGE_KEY) else None
+    if column.images in ("list", "joined"):
+        return TEXTS if column.images == "list" else JOINED
+    return None if column.type == ANY else column.type
 
 
 def _typed(value: str, type_: str, wanted: str | None) -> str:
@@ -260,38 +311,144 @@ def _typed(value: str, type_: str, wanted: str | None) -> str:
     5.670000076: the strict cutoff then takes the same rows as a comparison in float32 would. Numbers that are not
     whole are no sizes, infinity is no score, and lists and structs are no text.
     """
-    if wanted is None or type_ == wanted == "VARCHAR":
+    if wanted is None or type_ == wanted == TEXT:
         return value
+    if wanted in (TEXTS, JOINED):
+        return _texts(value, type_, separator=";" if wanted == JOINED else None)
+    if wanted in (TURNS_TEXT, NATIVE_TURNS, OTHER_TURNS):
+        turns = f"CAST({value} AS {TEXT})" if type_ in (TEXT, "JSON") else f"CAST(to_json({value}) AS {TEXT})"
+        return _native_turns(f"if(json_valid({turns}), {turns}, NULL)") if wanted == OTHER_TURNS else turns
+    if type_ == "JSON":
+        value, type_ = f"({value}->>'$')", TEXT
+        if wanted == TEXT:
+            return value
     if type_.endswith("]") or type_.startswith(("STRUCT", "MAP", "UNION")):
         return f"CAST(NULL AS {wanted})"
-    if wanted == "VARCHAR":
-        return f"TRY(decode({value}))" if type_ == "BLOB" else f"CAST({value} AS VARCHAR)"
-    number = f"TRY_CAST({f'CAST({value} AS VARCHAR)' if type_ in ('FLOAT', 'BLOB') else value} AS DOUBLE)"
+    if wanted == TEXT:
+        return f"TRY(decode({value}))" if type_ == "BLOB" else f"CAST({value} AS {TEXT})"
+    number = f"TRY_CAST({f'CAST({value} AS {TEXT})' if type_ in ('FLOAT', 'BLOB') else value} AS DOUBLE)"
     if wanted == "DOUBLE":
         return f"CASE WHEN isfinite({number}) THEN {number} END"
     return f"CASE WHEN abs({number}) < 2e9 AND {number} = trunc({number}) THEN CAST({number} AS {wanted}) END"
 
 
+def _texts(value: str, type_: str, separator: str | None) -> str:
+    """SQL of a list of texts: of a list, of one text alone, of either as JSON; null for none or one that is blank."""
+    if separator is not None and type_ in ("JSON", TEXT):
+        text = f"json_text({value})" if type_ == "JSON" else value
+        texts = f"CASE WHEN NOT {text} SIMILAR TO {_BLANK} THEN string_split({text}, {sql.text(separator)}) END"
+    elif type_ == "JSON":
+        texts = f"json_texts({value})"
+    elif type_ == TEXTS:
+        texts = f"nullif({value}, [])"
+    elif type_ == TEXT:
+        texts = f"CASE WHEN NOT {value} SIMILAR TO {_BLANK} THEN [{value}] END"
+    else:
+        return f"CAST(NULL AS {TEXTS})"
+    is_whole = f"len(list_filter({texts}, lambda text: text IS NOT NULL AND NOT text SIMILAR TO {_BLANK}))"
+    return f"CASE WHEN {is_whole} = len({texts}) THEN {texts} END"
+
+
+def _has_value(value: str, type_: str) -> str:
+    """SQL of whether anything was published."""
+    if type_ == "JSON":
+        return f"coalesce(json_type({value}) != 'NULL' AND CAST({value} AS {TEXT}) NOT IN ('[]', '\"\"'), false)"
+    if type_ == TEXTS:
+        return f"coalesce(len({value}) > 0, false)"
+    return f"{value} IS NOT NULL"
+
+
+# -- conversations -------------------------------------------------------------------------------------------
+
+
+def _turns_type(task: NormalizeTask) -> str | None:
+    """The type of the kind's conversation turns; None where it has none that are put in order."""
+    column = task.table.shape.column(TURNS)
+    return column.type if column is not None and column.type in (TURNS_TEXT, NATIVE_TURNS) else None
+
+
+def _with_normal_turns(connection: duckdb.DuckDBPyConnection, task: NormalizeTask, typed: str) -> str:
+    """SQL of the typed samples with their conversations as both trainers take them, or why they cannot be."""
+    from prep.datasets.turns import turns_column
+
+    connection.create_function(
+        "normal_turns",
+        turns_column,
+        ["VARCHAR", "INTEGER"],
+        "STRUCT(turns VARCHAR, reason VARCHAR)",
+        type=PythonUDFType.ARROW,
+        null_handling=FunctionNullHandling.SPECIAL,
+    )
+    main = task.table.shape.image_path
+    if main is not None:
+        image = sql.name(main if task.images == "given" else URL if task.images == "url" else IMAGE_KEY)
+        images = f"CASE WHEN {image} SIMILAR TO {_BLANK} OR {image} IS NULL THEN 0 ELSE 1 END"
+    else:
+        images = " + ".join(f"coalesce(len({column.name}), 0)" for column in task.table.shape.image_columns)
+    value = "_normal.turns"
+    if _turns_type(task) == NATIVE_TURNS:
+        value = _native_turns(value)
+    return f"""
+        SELECT * EXCLUDE (_normal) REPLACE ({value} AS {TURNS}, coalesce(_reason, _normal.reason) AS _reason)
+        FROM (SELECT *, normal_turns({TURNS}, CAST({images} AS INTEGER)) AS _normal FROM ({typed}))
+    """
+
+
+def _native_turns(text: str) -> str:
+    return f"""from_json({text}, '[{{"from": "VARCHAR", "value": "VARCHAR"}}]')"""
+
+
+# -- images --------------------------------------------------------------------------------------------------
+
+
 def _image_columns(task: NormalizeTask) -> dict[str, str]:
-    """SQL over the typed columns of those that name the image."""
-    path = task.table.shape.image_path
+    """SQL over the typed columns of those that name images."""
+    kind = task.table.shape
+    path = kind.image_path
     if task.images == "url":
         return {IMAGE_KEY: f"substr(sha256({URL}), 1, 32)"}
-    if task.images == "given":
-        beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {sql.text(task.base + '/')} || {path}"
-        absolute = f"CASE WHEN regexp_matches({path}, '(?i)^(/|[a-z0-9]+://)') THEN {path} {beside} END"
-        return {path: absolute, IMAGE_KEY: absolute}
-    return {}
+    if task.images == "archive":
+        key = {} if path is None else {IMAGE_KEY: f"CASE WHEN NOT {IMAGE_KEY} SIMILAR TO {_BLANK} THEN {IMAGE_KEY} END"}
+        return {IMAGE_KEY: f"CAST(NULL AS {TEXT})"} | key
+    folder = sql.text(task.base + "/")
+    if kind.place is not None:
+        folder = f"({folder} || if({kind.place} SIMILAR TO {_BLANK} OR {kind.place} IS NULL, '', {kind.place} || '/'))"
+    columns = {}
+    for column in kind.image_columns:
+        name = sql.name(column.name)
+        if column.images == "one":
+            columns[column.name] = _absolute(name, folder)
+        else:
+            columns[column.name] = f"list_transform({name}, lambda path: {_absolute('path', folder)})"
+    return columns | {IMAGE_KEY: columns.get(path or "", f"CAST(NULL AS {TEXT})")}
 
 
-def _needed(task: NormalizeTask) -> dict[str, str]:
+def _absolute(path: str, folder: str) -> str:
+    """SQL of a given path, from `folder` on where it is relative; null for a blank one."""
+    beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {folder} || {path}"
+    return f"CASE WHEN regexp_matches({path}, '(?i)^(/|[a-z0-9]+://)') THEN {path} {beside} END"
+
+
+def needed_columns(task: NormalizeTask) -> dict[str, str]:
     """Columns that a sample cannot do without, and the word for each in its reason."""
-    kind = task.table.shape
-    image = {URL: "url"} if task.images == "url" else {IMAGE_KEY: "image"}
-    return image | {
-        column.name: column.name for column in kind.columns if column.required and column.name != kind.image_path
-    }
+    needed = {}
+    for column in sorted(task.table.shape.columns, key=lambda column: column.images is None):
+        if not column.required or (column.name == CAPTION and task.table.captions):
+            continue  # nor without a caption of its own, where it takes another table's
+        if column.images:
+            is_main = column.name == task.table.shape.image_path
+            key = URL if task.images == "url" else IMAGE_KEY
+            needed[key if is_main else column.name] = key if is_main and key == URL else "image"
+        else:
+            needed[column.name] = column.name
+    return needed
+
+
+def _is_missing(value: str, task: NormalizeTask, name: str) -> str:
+    column = task.table.shape.column(name)
+    is_text = column is None or (column.type == TEXT and column.images in (None, "one"))
+    return f"coalesce({value}, '') SIMILAR TO {_BLANK}" if is_text else f"{value} IS NULL"
 
 
 def _case(branches: list[str]) -> str:
-    return f"CASE {' '.join(branches)} END" if branches else "CAST(NULL AS VARCHAR)"
+    return f"CASE {' '.join(branches)} END" if branches else f"CAST(NULL AS {TEXT})"

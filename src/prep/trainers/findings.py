@@ -8,6 +8,10 @@ from typing import Literal
 
 Level = Literal["error", "warning"]
 
+# What happens in training.
+STOPS = "the loader stops at start-up"
+IGNORED = "the loader passes over it and says nothing"
+
 
 @dataclass(frozen=True)
 class Finding:

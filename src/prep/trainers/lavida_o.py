@@ -293,8 +293,51 @@ LLAVA_SAMPLE = Function(
 FUNCTIONS = {function.name: function for function in _FUNCTIONS}
 FUNCTION_OF_KIND = {
     schema.TEXT_TO_IMAGE.name: "preproces_text_to_image_generation_s3",
+    schema.TEXT_TO_IMAGE_HASH.name: "preproces_text_to_image_generation_piat_hash",
+    schema.TEXT_TO_IMAGE_PLAN.name: "preproces_text_to_image_generation_s3_loc",
+    schema.TEXT_TO_IMAGE_LAYOUT.name: "preproces_text_to_image_generation_layout_sam",
+    schema.CONVERSATION.name: "preproces_und_mammoth_si_10M",
+    schema.CONVERSATION_IMAGES.name: "preproces_vw_instruct",
     schema.GROUNDED_CAPTION_KIND.name: "preproces_grandf",
+    schema.REFERRING_EXPRESSION.name: "preproces_refcoco_rec",
+    schema.REFLECTION_JUDGE.name: "preprocess_reflection_und",
+    schema.EDIT_PROMPT.name: "process_sharegpt_4o_edit",
+    schema.EDIT.name: "process_gpt_edit",
+    schema.EDIT_PLAN.name: "process_gpt_edit_loc_gnd",
+    schema.EDIT_LOCAL.name: "process_pica_banana",
+    schema.METAQUERY.name: "process_metaquery",
+    schema.UNIWORLD.name: "process_uniworld",
 }
+
+
+def _reads_of(kind: str) -> tuple[Read, ...]:
+    return FUNCTIONS[FUNCTION_OF_KIND[kind]].reads
+
+
+def prefixes(kind: str, columns: Collection[str], image_root: str) -> dict[str, str]:
+    """Arguments that a kind's function puts in front of its images' paths, as they suit paths from `stored_path`.
+
+    A path that begins at `/` wins over any prefix. An address on S3 would not; so what its table holds begins at the
+    bucket, and the prefix is the rest.
+    """
+    before = _before_images(image_root)
+    return {read.prefix: before for read in _reads_of(kind) if read.prefix and read.column in columns}
+
+
+def stored_path(column: str, kind: str, path: str) -> str:
+    """An image's whole path or address as a table of this kind holds it in `column`."""
+    is_joined = any(read.column == column and (read.prefix or read.folder) for read in _reads_of(kind))
+    return path.removeprefix(S3_SCHEME) if is_joined else path
+
+
+def place_of_images(kind: str, image_root: str) -> str:
+    """What a table of this kind holds in its column for the images' folder, where their paths are whole already."""
+    has_prefix = any(read.prefix and read.folder for read in _reads_of(kind))
+    return "" if has_prefix else _before_images(image_root)
+
+
+def _before_images(image_root: str) -> str:
+    return S3_SCHEME if image_root.startswith(S3_SCHEME) else "/"
 
 
 @dataclass(frozen=True)

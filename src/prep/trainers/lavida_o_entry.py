@@ -1,7 +1,8 @@
 """What LaViDa-O's loader does with one entry of the training YAML, found out without training.
 
-An entry is looked at from the outside in: its keys, its data file, its columns, its cutoffs and sampling, and then
-(in `lavida_o_rows`) its rows and images. Where one of these cannot be got past, the later ones are left out.
+An entry is looked at from the outside in: its keys, its data file, its columns (in `lavida_o_columns`), its cutoffs and
+sampling, and then (in `lavida_o_rows`) its rows and images. Where one of these cannot be got past, the later ones are
+left out. It can also be looked at without its file, for what the keys alone tell.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from prep.config import nearest
 from prep.errors import ConfigError, DataError
 from prep.schema import AESTHETIC_SCORE, HEIGHT, WIDTH
-from prep.trainers.findings import Finding, Notes
+from prep.trainers.findings import IGNORED, STOPS, Finding, Notes
 from prep.trainers.lavida_o import (
     AES_CUTOFF,
     ARGUMENTS,
     COLUMNS,
     DATA_PATH,
-    DEFAULT_AES_CUTOFF,
     DEFAULT_GROUP,
     DEFAULT_SAMPLING,
     ENTRY_KEYS,
@@ -33,26 +31,26 @@ from prep.trainers.lavida_o import (
     LLAVA_SAMPLE,
     MAX_IMAGES,
     MIN_SIZE,
+    PRIVATE_READER,
+    PRIVATE_SCHEME,
+    S3_SCHEME,
     SAMPLING,
     SUFFIXES,
     Function,
-    Read,
+    Holds,
     Sampling,
     parse_sampling,
 )
-from prep.trainers.lavida_o_rows import FirstSample, ImageChoice, JsonList, look_at_list, look_at_table
-from prep.trainers.lavida_o_table import (
-    Cutoffs,
-    ParquetTable,
-    fits,
-    is_list,
-    is_number,
-    kept_rows,
-    sampled_positions,
+from prep.trainers.lavida_o_columns import (
+    Columns,
+    check_function_columns,
+    check_listed,
+    check_table_keys,
+    find_cutoffs,
 )
+from prep.trainers.lavida_o_rows import FirstSample, ImageChoice, JsonList, look_at_list, look_at_table
+from prep.trainers.lavida_o_table import ParquetTable, kept_rows, sampled_positions
 
-STOPS = "the loader stops at start-up"
-IGNORED = "the loader passes over it and says nothing"
 _TABLE_KEYS = (COLUMNS, AES_CUTOFF, MIN_SIZE, MAX_IMAGES)
 _KEY_TYPES: dict[str, tuple[type, ...]] = {
     DATA_PATH: (str,), COLUMNS: (list,), SAMPLING: (str,), FUNCTION: (str,), ARGUMENTS: (dict,), GROUP: (str,),
@@ -96,17 +94,22 @@ class EntryReport:
     seen: float | None = None
 
 
-def check_entry(entry: Mapping[str, Any], label: str, images: ImageChoice) -> tuple[EntryReport, list[Finding]]:
-    """Find out what the loader does with `entry`, called `label` in what is found."""
+def check_entry(
+    entry: Mapping[str, Any], label: str, images: ImageChoice, *, files: bool = True
+) -> tuple[EntryReport, list[Finding]]:
+    """Find out what the loader does with `entry`, called `label` in what is found; its file is opened if `files`."""
     notes = Notes(label)
     entry = _checked_keys(entry, notes)
     report = EntryReport(label, entry.get(GROUP, DEFAULT_GROUP), str(entry.get(DATA_PATH, "")))
-    path = _data_path(entry, notes)
+    is_local = _check_data_path(entry, notes, files=files)
+    path = _data_file(entry, notes) if is_local and files else None
     sampling = _sampling(entry, notes)
     function = _function(entry, notes)
+    if not files:
+        _check_unopened(entry, function, report, notes)
     try:
         if path is not None and path.suffix == ".parquet":
-            _check_table(_Table(ParquetTable(path), entry, function, sampling), images, report, notes)
+            _check_table(ParquetTable(path), entry, function, sampling, images, report, notes)
         elif path is not None:
             _check_list(JsonList(path), entry, function or LLAVA_SAMPLE, sampling, images, report, notes)
     except DataError as error:
@@ -132,32 +135,40 @@ def _checked_keys(entry: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     return good
 
 
-def _data_path(entry: Mapping[str, Any], notes: Notes) -> Path | None:
-    """The data file, where there is one that can be looked into."""
+def _check_data_path(entry: Mapping[str, Any], notes: Notes, *, files: bool) -> bool:
+    """Whether its data path is one that a file can be at here."""
     if DATA_PATH not in entry:
         notes.error(f"{DATA_PATH} is missing", STOPS, "Add the absolute path of the data file.")
-        return None
+        return False
     text: str = entry[DATA_PATH]
     if not text.endswith(SUFFIXES):
         also = " (the trainer's guide says csv works; it does not)" if text.endswith(".csv") else ""
         notes.error(
             f"{DATA_PATH} {text!r} ends in none of {', '.join(SUFFIXES)}{also}", STOPS, "Convert it to parquet."
         )
-        return None
-    path = Path(text)
-    if "://" in text:
+        return False
+    scheme, is_address, _ = text.partition("://")
+    if is_address:
+        problem = f"{DATA_PATH} {text!r} is an address, which was not looked into"
         notes.warning(
-            f"{DATA_PATH} {text!r} is an address, which was not looked into",
+            problem if files else f"{DATA_PATH} is an address ({scheme}://)",
             "it is handed to pandas, which needs a file system module for it",
             "Keep the table on a disk that every training process sees.",
         )
-        return None
-    if not path.is_absolute():
+        return False
+    if not Path(text).is_absolute():
         notes.warning(
             f"{DATA_PATH} {text!r} is relative",
             "it is found only when training is started in the same folder as this check",
             "Write the absolute path.",
         )
+    return True
+
+
+def _data_file(entry: Mapping[str, Any], notes: Notes) -> Path | None:
+    """The data file, where there is one that can be looked into."""
+    text: str = entry[DATA_PATH]
+    path = Path(text)
     if not path.exists():
         notes.error(f"{DATA_PATH} {text!r} is not there", STOPS, "Mend the path, or make the file.")
         return None
@@ -231,217 +242,115 @@ def _check_argument(function: Function, argument: str, value: Any, notes: Notes)
         notes.error(f"{argument} is {value!r}; it must be text", "every row fails: the run stops", "Mend it.")
 
 
+# -- without the file ----------------------------------------------------------------------------------------
+
+
+def _check_unopened(entry: Mapping[str, Any], function: Function | None, report: EntryReport, notes: Notes) -> None:
+    """What its keys tell of its columns and images; a file that is no JSON list is taken for a table."""
+    arguments = entry.get(ARGUMENTS, {})
+    if str(entry.get(DATA_PATH, "")).endswith((".json", ".jsonl")):
+        _check_list_keys(entry, notes)
+        arguments = _list_arguments(entry)
+        function = function or LLAVA_SAMPLE
+    elif COLUMNS in entry:
+        types = {str(name): None for name in entry[COLUMNS]}
+        this = Columns(entry, function, types, is_opened=False)
+        report.columns = this.loaded
+        check_listed(this, notes)
+        check_table_keys(entry, this.loaded, notes)
+        check_function_columns(this, notes)
+        find_cutoffs(this, notes)
+    else:
+        check_table_keys(entry, None, notes)
+    if function is not None:
+        _check_where_images_are(function, arguments, notes)
+
+
+def _check_where_images_are(function: Function, arguments: Mapping[str, Any], notes: Notes) -> None:
+    """The prefixes of its image paths, and whether it looks for images where only the authors have them."""
+    reads = function.reads_with(arguments)
+    if any(read.holds is Holds.PRIVATE_HASH for read in reads):
+        notes.warning(
+            f"{function.name} opens images in the authors' private store",
+            f"it needs their module {PRIVATE_READER}: where training cannot import it, the run stops",
+            "Use preproces_text_to_image_generation_s3 on a table with s3_path; caption_key names its caption column.",
+        )
+    for argument in dict.fromkeys(read.prefix for read in reads if read.prefix):
+        prefix = arguments.get(argument)
+        if not isinstance(prefix, str) or not prefix:
+            continue
+        if prefix.startswith((S3_SCHEME, PRIVATE_SCHEME)):
+            notes.warning(
+                f"{argument} is an address ({prefix.partition('://')[0]}://)",
+                f"images are opened with a module named {PRIVATE_READER}: where training cannot import it, the run"
+                " stops",
+                "Name the folder that has the images, with its whole path.",
+            )
+        elif not Path(prefix).is_absolute():
+            notes.warning(
+                f"{argument} is {prefix!r}, a relative path",
+                "images are opened relative to the folder that training is started in",
+                "Write the absolute path.",
+            )
+
+
 # -- tables --------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Table:
-    """An entry over a parquet table, with what the loader would load of it."""
-
-    table: ParquetTable
-    entry: Mapping[str, Any]
-    function: Function | None
-    sampling: Sampling
-
-    def __post_init__(self) -> None:
-        self.listed = [str(name) for name in self.entry.get(COLUMNS, self.table.columns)]
-        self.loaded = tuple(name for name in dict.fromkeys(self.listed) if name in self.table.columns)
-        self.arguments: Mapping[str, Any] = self.entry.get(ARGUMENTS, {})
-
-    def type_of(self, column: str) -> pa.DataType:
-        return self.table.columns[column]
-
-
-def _check_table(this: _Table, images: ImageChoice, report: EntryReport, notes: Notes) -> None:
-    report.rows_in_file, report.columns = this.table.rows, this.loaded
-    _check_listed(this, notes)
-    reads = _check_function_columns(this, notes)
-    cutoffs = _cutoffs(this, notes)
-    report.memory_bytes, report.memory_is_estimate = this.table.memory(this.loaded)
+def _check_table(
+    table: ParquetTable,
+    entry: Mapping[str, Any],
+    function: Function | None,
+    sampling: Sampling,
+    images: ImageChoice,
+    report: EntryReport,
+    notes: Notes,
+) -> None:
+    this = Columns(entry, function, table.columns, table.lacking)
+    report.rows_in_file, report.columns = table.rows, this.loaded
+    check_listed(this, notes)
+    check_table_keys(entry, this.loaded, notes)
+    reads = check_function_columns(this, notes)
+    cutoffs = find_cutoffs(this, notes)
+    report.memory_bytes, report.memory_is_estimate = table.memory(this.loaded)
     if cutoffs is None:
         return
-    kept = kept_rows(this.table, cutoffs)
+    kept = kept_rows(table, cutoffs)
     report.rows_after_cutoffs = len(kept.positions)
-    _check_filter_nulls(this, kept.nulls, notes)
+    _check_filter_nulls(table.rows, kept.nulls, notes)
     if not len(kept.positions):
         notes.error(
-            f"no row is left of {this.table.rows:,} after the cutoffs",
+            f"no row is left of {table.rows:,} after the cutoffs",
             "the first sample of every entry is read at start-up: the run stops there",
             "Lower the cutoffs, or remove the entry.",
         )
         return
     try:
-        sampled = sampled_positions(this.sampling, kept.positions)
+        sampled = sampled_positions(sampling, kept.positions)
     except DataError as error:
         notes.error(error.message, STOPS, f"Ask for at most {len(kept.positions):,}, or use first:N or all.")
         return
-    report.rows_after_sampling = this.sampling.rows(len(kept.positions))
+    report.rows_after_sampling = sampling.rows(len(kept.positions))
     report.distinct_rows = len(sampled)
-    if this.function is None and FUNCTION in this.entry:
+    if function is None and FUNCTION in entry:
         return
-    function = this.function or LLAVA_SAMPLE
+    function = function or LLAVA_SAMPLE
     unreadable = [read for read in function.reads_with(this.arguments) if read not in reads]
     if not unreadable:
-        looked = look_at_table(this.table, function, this.arguments, this.loaded, sampled, images, notes)
+        looked = look_at_table(table, function, this.arguments, this.loaded, sampled, images, notes)
         report.first, report.images_opened = looked.first, looked.images_opened
 
 
-def _check_listed(this: _Table, notes: Notes) -> None:
-    """`columns` and the other keys that say how the table is loaded."""
-    for column in dict.fromkeys(name for name in this.listed if name not in this.table.columns):
-        notes.error(
-            f"columns lists {column!r}, which the table does not have{nearest(column, this.table.columns)}",
-            STOPS,
-            "Mend or remove it.",
-        )
-    for column in dict.fromkeys(name for name in this.listed if this.listed.count(name) > 1):
-        notes.warning(
-            f"columns lists {column!r} twice",
-            "the column is loaded twice and its rows are ambiguous",
-            "List it once.",
-        )
-    for column in this.loaded:
-        if column in this.table.lacking:
-            notes.warning(
-                f"{this.table.lacking[column]} shards lack the column {column!r}",
-                "it reads as null in all their rows",
-                "Make the table again, with the same columns in every shard.",
-            )
-    if IMAGE_ROOT in this.entry:
-        effect = "it works for JSON lists only" + (": the rows fail" if "image" in this.loaded else "")
-        note = notes.error if "image" in this.loaded else notes.warning
-        note(f"{IMAGE_ROOT} on a parquet table", effect, "Remove it; use absolute paths, or s3_prefix.")
-    if FUNCTION not in this.entry:
-        note = notes.warning if "conversations" in this.loaded else notes.error
-        note(
-            f"a parquet table without {FUNCTION}",
-            "its rows are taken for finished LLaVA samples",
-            f"Name the {FUNCTION} that suits its columns.",
-        )
-
-
-def _check_function_columns(this: _Table, notes: Notes) -> list[Read]:
-    """The columns the function reads that are loaded and of a type it can take."""
-    if this.function is None:
-        reads = LLAVA_SAMPLE.reads_with({})
-        return [
-            read
-            for read in reads
-            if (read.nullable and read.column not in this.loaded)
-            or (read.column in this.loaded and fits(read.holds, this.type_of(read.column)))
-        ]
-    good = []
-    for read in this.function.reads_with(this.arguments):
-        if read.column not in this.table.columns:
-            notes.error(
-                f"{this.function.name} reads {read.column!r}, which the table does not have"
-                f"{nearest(read.column, this.table.columns)}",
-                "every row fails: the run stops at start-up",
-                "Choose the function that suits the table, or make the column.",
-            )
-        elif read.column not in this.loaded:
-            notes.error(
-                f"{this.function.name} reads {read.column!r}, which is not listed in columns",
-                "the column is not loaded, and every row fails: the run stops at start-up",
-                f"Add {read.column} to columns.",
-            )
-        elif not fits(read.holds, this.type_of(read.column)):
-            notes.error(
-                f"{read.column} holds {this.type_of(read.column)}; {this.function.name} wants {read.holds.value}",
-                "every row fails: the run stops at start-up",
-                "Make the column again, of the right type.",
-            )
-        else:
-            good.append(read)
-    alternatives = this.arguments.get("random_caption_keys")
-    for column in alternatives if isinstance(alternatives, list) else []:
-        if column not in this.loaded:
-            notes.warning(
-                f"random_caption_keys names {column!r}, which is not loaded",
-                "rows for which it is drawn fail",
-                "Add it to columns, or take it out.",
-            )
-    return good
-
-
-def _cutoffs(this: _Table, notes: Notes) -> Cutoffs | None:
-    """The filters the loader will run; None where it will stop on one of them."""
-    errors_before = notes.error_count
-    score = _score_cutoff(this, notes)
-    if MIN_SIZE in this.entry:
-        for column in (HEIGHT, WIDTH):
-            if column not in this.loaded:
-                notes.error(
-                    f"{MIN_SIZE} is given, but {column} is not loaded",
-                    "the loader filters by a column that is not there and stops",
-                    f"Add {column} to columns, or remove {MIN_SIZE}.",
-                )
-            else:
-                _check_comparable(this, column, notes)
-    most = _max_images(this, notes)
-    if notes.error_count > errors_before:
-        return None
-    return Cutoffs(score, this.entry.get(MIN_SIZE), most)
-
-
-def _score_cutoff(this: _Table, notes: Notes) -> float | None:
-    if AESTHETIC_SCORE not in this.loaded:
-        if AES_CUTOFF in this.entry:
-            notes.warning(
-                f"{AES_CUTOFF} is given, but {AESTHETIC_SCORE} is not loaded",
-                "no row is filtered by score",
-                f"Add {AESTHETIC_SCORE} to columns, or remove {AES_CUTOFF}.",
-            )
-        return None
-    _check_comparable(this, AESTHETIC_SCORE, notes)
-    if AES_CUTOFF not in this.entry:
-        notes.warning(
-            f"{AESTHETIC_SCORE} is loaded without {AES_CUTOFF}",
-            f"the loader drops every row that does not score above {DEFAULT_AES_CUTOFF:g}, its default",
-            f"Write the {AES_CUTOFF} you mean (-100 keeps every row that has a score).",
-        )
-    return float(this.entry.get(AES_CUTOFF, DEFAULT_AES_CUTOFF))
-
-
-def _check_comparable(this: _Table, column: str, notes: Notes) -> None:
-    if not is_number(this.type_of(column)):
-        notes.error(
-            f"{column} holds {this.type_of(column)}, not numbers",
-            "it cannot be compared with a cutoff: the loader stops",
-            "Make the column again as numbers, or leave it out of columns.",
-        )
-
-
-def _max_images(this: _Table, notes: Notes) -> tuple[str, int] | None:
-    wanted = this.entry.get(MAX_IMAGES)
-    if wanted is None:
-        return None
-    column, most = wanted.get("column"), wanted.get("value")
-    if not isinstance(column, str) or not isinstance(most, int) or isinstance(most, bool):
-        notes.error(f"{MAX_IMAGES} is {wanted!r}", STOPS, "Write {column: NAME, value: NUMBER}.")
-    elif column not in this.loaded:
-        notes.error(f"{MAX_IMAGES} names {column!r}, which is not loaded", STOPS, f"Add {column} to columns.")
-    elif not is_list(this.type_of(column)):
-        notes.error(
-            f"{MAX_IMAGES} names {column!r}, which holds {this.type_of(column)}, not lists",
-            "it does not count images",
-            "Name a list column.",
-        )
-    else:
-        return column, most
-    return None
-
-
-def _check_filter_nulls(this: _Table, nulls: Mapping[str, int], notes: Notes) -> None:
+def _check_filter_nulls(rows: int, nulls: Mapping[str, int], notes: Notes) -> None:
     for column in (AESTHETIC_SCORE, HEIGHT, WIDTH):
         missing = nulls.get(column, 0)
-        if missing and missing == this.table.rows:
+        if missing and missing == rows:
             notes.error(
                 f"{column} is null in every row", "every row is dropped", f"Fill it, or leave {column} out of columns."
             )
         elif missing:
             notes.warning(
-                f"{column} is null in {missing:,} of {this.table.rows:,} rows",
+                f"{column} is null in {missing:,} of {rows:,} rows",
                 "these rows are dropped",
                 "Fill it, or leave such rows out of the table.",
             )
@@ -459,12 +368,9 @@ def _check_list(
     report: EntryReport,
     notes: Notes,
 ) -> None:
-    """A JSON or JSONL list of LLaVA samples; the loader filters and projects tables only."""
-    for key in _TABLE_KEYS:
-        if key in entry:
-            notes.warning(f"{key} on a JSON list", "it is for parquet tables and does nothing", "Remove it.")
-    arguments = {IMAGE_ROOT: entry[IMAGE_ROOT]} if IMAGE_ROOT in entry else {}
-    arguments |= entry.get(ARGUMENTS, {})
+    """A JSON or JSONL list of LLaVA samples."""
+    _check_list_keys(entry, notes)
+    arguments = _list_arguments(entry)
     facts = rows.measure()
     report.rows_in_file = report.rows_after_cutoffs = facts.rows
     report.columns, report.memory_bytes, report.memory_is_estimate = facts.keys, facts.memory_bytes, facts.is_estimate
@@ -480,3 +386,16 @@ def _check_list(
     start = facts.rows - count if sampling.word == "end" else 0
     looked = look_at_list(rows, function, arguments, range(start, start + count), images, notes)
     report.first, report.images_opened = looked.first, looked.images_opened
+
+
+def _check_list_keys(entry: Mapping[str, Any], notes: Notes) -> None:
+    """The loader filters and projects tables only."""
+    for key in _TABLE_KEYS:
+        if key in entry:
+            notes.warning(f"{key} on a JSON list", "it is for parquet tables and does nothing", "Remove it.")
+
+
+def _list_arguments(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The function's arguments, with the folder that is put before a list's images."""
+    own = {IMAGE_ROOT: entry[IMAGE_ROOT]} if IMAGE_ROOT in entry else {}
+    return {**own, **entry.get(ARGUMENTS, {})}

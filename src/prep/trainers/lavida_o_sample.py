@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from prep.errors import UsageError
 from prep.schema import AESTHETIC_SCORE, PREFERENCE_SCORE
 from prep.trainers.findings import RowFault
 from prep.trainers.lavida_o import (
@@ -49,7 +52,13 @@ _NEEDS_S3_READER = RowFault(
     "warning",
     "an image is on S3",
     f"it is opened with a module named {PRIVATE_READER}; where training cannot import one, the run stops",
-    f"Put a module named {PRIVATE_READER} with s3_image(address) on the trainer's path, or keep images on disk.",
+    "`prep emit-yaml --s3-reader FOLDER` writes one, and `prep check --s3-reader FOLDER` uses it.",
+)
+_REFUSED = RowFault(
+    "error",
+    "S3 does not give an image",
+    ROW_FAILS,
+    "Check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) and the endpoint.",
 )
 _NEEDS_PRIVATE_STORE = RowFault(
     "error",
@@ -128,6 +137,32 @@ def is_null(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
+@contextmanager
+def reader_on_path(folder: Path | None) -> Iterator[None]:
+    """Let the module that opens images on S3 be the one in `folder`; None changes nothing.
+
+    Raises:
+        UsageError: there is none in it.
+    """
+    if folder is None:
+        yield
+        return
+    if not (folder / f"{PRIVATE_READER}.py").is_file():
+        raise UsageError(
+            f"{folder} has no {PRIVATE_READER}.py", f"`prep emit-yaml --s3-reader {folder}` writes one there."
+        )
+    place = str(folder.absolute())
+    before = sys.modules.pop(PRIVATE_READER, None)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+        sys.modules.pop(PRIVATE_READER, None)
+        if before is not None:
+            sys.modules[PRIVATE_READER] = before
+
+
 def can_open(address: str) -> bool:
     """Whether the image could be opened here: stores need the private reader, which must be importable."""
     return not _is_private(address) or importlib.util.find_spec(PRIVATE_READER) is not None
@@ -156,6 +191,10 @@ def image_fault(address: str) -> RowFault | None:
             image = _open_private(address) if is_private else Image.open(address)
             with image:
                 image.convert("RGB")
+    except FileNotFoundError:
+        return _MISSING
+    except (PermissionError, ConnectionError):
+        return _REFUSED if is_private else _UNREADABLE
     except Exception:
         # As in the loader: whatever is raised, by a decoder or by the private reader, fails the row.
         return _UNREADABLE

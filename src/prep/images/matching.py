@@ -1,0 +1,92 @@
+"""How samples find their images in the index, as SQL: by exact key, or by the last steps of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prep import sql
+from prep.images.index import SCHEMA
+from prep.schema import IMAGE_KEY, ROW
+
+AMBIGUOUS = "ambiguous"  # status of a path whose end agrees with several images
+
+_FACTS = ("status", "path", "width", "height")
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Common table expressions over the samples and the index.
+
+    Attributes:
+        tables: their text: `images` (a key as samples have it, and the facts of its image) and one for each column
+            that lists images.
+        columns: those columns.
+    """
+
+    tables: str
+    columns: tuple[str, ...]
+
+    def alias(self, column: str) -> str:
+        """The table of a column's lists: `row`, `paths` (in the list's order), `status` (`ok`, or the first other)."""
+        return f"images_{self.columns.index(column)}"
+
+
+def image_facts(samples: str, columns: Sequence[str], index: Sequence[Path], match: str) -> ImageFacts:
+    """What the index says of the images of `samples`.
+
+    Args:
+        samples: a table expression with `image_key`, `row` and the columns.
+        columns: those that hold lists of keys.
+        index: shards of the image index.
+        match: `exact`, or `suffix`: the whole path, or else the longest run of its last steps that some image has;
+            extensions count only between images that agree in all the rest.
+    """
+    nothing = ", ".join(
+        f"CAST(NULL AS {'INTEGER' if name in ('width', 'height') else 'VARCHAR'}) AS {name}"
+        for name in SCHEMA.names
+        if name in (IMAGE_KEY, *_FACTS)
+    )
+    rows = f"SELECT DISTINCT ON ({IMAGE_KEY}) {IMAGE_KEY}, {', '.join(_FACTS)} FROM {sql.parquet_files(index)}"
+    tables = [f"known AS ({rows if index else f'SELECT {nothing} WHERE false'})"]
+    tables += _by_suffix(samples, columns) if match == "suffix" else ["images AS (SELECT * FROM known)"]
+    for number, column in enumerate(columns):
+        name = sql.name(column)
+        keys = f"SELECT {ROW}, unnest({name}) AS {IMAGE_KEY}, generate_subscripts({name}, 1) AS place FROM {samples}"
+        status = "coalesce(arg_min(i.status, k.place) FILTER (coalesce(i.status, '') != 'ok'), 'ok')"
+        absent = "bool_or(i.status IS NULL)"
+        tables.append(
+            f"images_{number} AS (SELECT k.{ROW}, list(i.path ORDER BY k.place) AS paths,"
+            f" CASE WHEN {absent} THEN 'missing' ELSE {status} END AS status"
+            f" FROM ({keys}) k LEFT JOIN images i ON i.{IMAGE_KEY} = k.{IMAGE_KEY} GROUP BY k.{ROW})"
+        )
+    return ImageFacts(", ".join(tables), tuple(columns))
+
+
+def _by_suffix(samples: str, columns: Sequence[str]) -> list[str]:
+    keys = [f"SELECT {IMAGE_KEY} FROM {samples}"]
+    keys += [f"SELECT unnest({sql.name(name)}) FROM {samples}" for name in columns]
+    wanted = f"SELECT DISTINCT {IMAGE_KEY} FROM ({' UNION ALL '.join(keys)}) WHERE {IMAGE_KEY} IS NOT NULL"
+    facts = ", ".join(f"if(chosen.images = 1, known.{fact}, NULL) AS {fact}" for fact in _FACTS if fact != "status")
+    return [
+        f"wanted AS (SELECT {IMAGE_KEY}, unnest(ends) AS ending, generate_subscripts(ends, 1) AS rank"
+        f" FROM (SELECT {IMAGE_KEY}, {_endings()} AS ends FROM ({wanted})))",
+        f"endings AS (SELECT ending, count(DISTINCT {IMAGE_KEY}) AS images, any_value({IMAGE_KEY}) AS known_key"
+        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings()}) AS ending FROM known) GROUP BY ending)",
+        f"chosen AS (SELECT {IMAGE_KEY}, unnest(arg_min(struct_pack(images, known_key), rank))"
+        f" FROM wanted JOIN endings USING (ending) GROUP BY {IMAGE_KEY})",
+        f"images AS (SELECT chosen.{IMAGE_KEY}, if(chosen.images > 1, '{AMBIGUOUS}', known.status) AS status, {facts}"
+        f" FROM chosen JOIN known ON known.{IMAGE_KEY} = chosen.known_key)",
+    ]
+
+
+def _endings() -> str:
+    """SQL of the ends of a path: the whole of it, then the longest first, with and without its extension.
+
+    A slash in front marks the whole, one behind an end without extension: neither is taken for another sort.
+    """
+    steps = f"list_filter(string_split({IMAGE_KEY}, '/'), lambda step: step NOT IN ('', '.'))"
+    ends = f"list_transform(range(1, len({steps}) + 1), lambda i: array_to_string({steps}[i:], '/'))"
+    both = f"flatten(list_transform({ends}, lambda e: [e, regexp_replace(e, '\\.[^./]*$', '') || '/']))"
+    return f"list_prepend('/' || array_to_string({steps}, '/'), {both})"
