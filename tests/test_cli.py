@@ -86,7 +86,7 @@ def test_wrong_outside_a_workspace(arguments: list[str], words: str, tmp_path: P
         (["emit-yaml", "--remap", "/a"], 1, "must be two words with = between"),
         (["check"], 1, "`prep emit-yaml` writes the workspace's"),
         (["add", "missing.csv"], 1, "there is no file missing.csv"),
-        (["add", "recipe.yaml"], 1, "neither .csv nor .parquet"),
+        (["add", "recipe.yaml"], 1, "is none of .csv, .parquet, .json, .jsonl"),
         (["frobnicate"], 2, "No such command"),
     ],
 )

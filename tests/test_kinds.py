@@ -216,13 +216,10 @@ def test_text_only_rows_have_their_own_file_and_their_share(
     rows = [*ROWS["conversation"][:1] * 8, *ROWS["conversation"][1:] * 2]
     workspace = line(pictures / "w", write(rows, pictures / "mine.jsonl"), "conversation")
     recipe = workspace.recipe_path
-    recipe.write_text(recipe.read_text().replace("table: mine", f'table: mine, sampling: "{sampling}"'))
+    recipe.write_text(recipe.read_text().replace("table: mine", f'table: mine\n    sampling: "{sampling}"'))
     with_image, text = contract_loader.load_yaml(emit_yaml(Workspace(workspace.root)).path)
     assert (with_image["name"], text["name"]) == ("mine", "mine-text")
     assert (with_image["sampling_strategy"], text["sampling_strategy"]) == expected
     assert pq.read_table(with_image["json_path"]).num_rows == 8
     assert pq.read_schema(Path(text["json_path"]) / "shard-00000.parquet").field("image").type == pa.null()
-    assert [row["image"] for row in contract_loader.load_entry(text | {"sampling_strategy": "all"}).to_dict("records")] == [
-        None,
-        None,
-    ]
+    assert list(contract_loader.load_entry(text | {"sampling_strategy": "all"})["image"]) == [None, None]

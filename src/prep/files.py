@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+# Bytes that ijson is fed at once: it copies the path of every event, and of 64 KiB of `[` that is 10 GB.
+JSON_BUFFER = 4096
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them, as clusters have
 
 

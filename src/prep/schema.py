@@ -194,7 +194,7 @@ UNIWORLD = Kind(
         Column("image_gen", TEXTS, images="list"),
         Column("image_gen_enc", TEXTS, images="list"),
         Column("folder"),
-        Column("is_edit", ANY, required=True),
+        Column("is_edit", "BOOLEAN", required=True),
         Column(TURNS, OTHER_TURNS, required=True),
     ),
     image_path=None,

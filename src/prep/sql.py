@@ -95,17 +95,17 @@ def json_objects(path: Path) -> str:
     return f"read_json_objects({_files([path])}, format = 'auto', maximum_object_size = {MAX_CSV_LINE})"
 
 
-def json_file(path: Path, keys: Iterable[str], *, is_list: bool, max_object_bytes: int) -> str:
-    """A table expression that reads these keys of a file's objects as text, null where one lacks it.
+def json_file(path: Path, types: Mapping[str, str], *, is_list: bool, max_object_bytes: int) -> str:
+    """A table expression that reads these keys of a file's objects, null where one lacks it.
 
     Args:
         is_list: the objects are those of one list; else they stand one after the other.
     """
-    columns = ", ".join(f"{text(key)}: 'VARCHAR'" for key in keys)
+    columns = ", ".join(f"{text(key)}: {text(type_)}" for key, type_ in types.items())
     layout = "array" if is_list else "unstructured"
     return (
-        f"read_json({_files([path])}, columns = {{{columns}}}, format = '{layout}', compression = 'uncompressed', "
-        f"maximum_object_size = {max_object_bytes}, hive_partitioning = false)"
+        f"read_json({_files([path])}, columns = {{{columns}}}, format = '{layout}', records = true, "
+        f"compression = 'uncompressed', maximum_object_size = {max_object_bytes}, hive_partitioning = false)"
     )
 
 

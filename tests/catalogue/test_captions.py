@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from lines import finish
+
 from prep.publishers import World
 from worlds import make_workspace, prep
 

@@ -60,7 +60,7 @@ def test_a_row_for_each_good_picture(line: Finished) -> None:
     ]
     assert line.dropped("reflect-dit") == {
         f"{CSV}#9": "image_truncated",
-        f"{CSV}#10": "image_ambiguous",  # it is missing, and every scene has a 1.png
+        f"{CSV}#10": "image_missing",
         f"{CSV}#11": "image_ambiguous",
         f"{CSV}#12": "no_positive",
         f"{CSV}#13": "no_caption",
@@ -108,7 +108,7 @@ def test_judgements(line: Finished) -> None:
         f"{JUDGEMENTS}#4": "several_images",
         f"{JUDGEMENTS}#5": "bad_conversation",
         f"{JUDGEMENTS}#6": "no_results",
-        f"{JUDGEMENTS}#7": "image_ambiguous",
+        f"{JUDGEMENTS}#7": "image_missing",
         f"{JUDGEMENTS}#8": "no_image",
     }
 
@@ -148,4 +148,4 @@ def test_plans_with_feedback_from_layouts_of_ones_own(tmp_path: Path, running_wo
         {"s3_path": f"{store}/{path(2, 0)}", **fewer, "negatives": None, "negative_reasons": None},
     ]
     reasons = pq.read_table(root / "dropped/reflect-dit-grounded.parquet")["reason"].to_pylist()
-    assert sorted(set(reasons)) == ["image_ambiguous", "no_caption", "no_grounding_text", "no_positive"]
+    assert sorted(set(reasons)) == ["image_missing", "no_caption", "no_grounding_text", "no_positive"]

@@ -242,7 +242,8 @@ def test_boxes(tmp_path: Path, bbox: list[float], answer: tuple[int, ...], box: 
         ([[1], 2, 3, 4], "bad_box", None),
         ([{"x": 1}, 2, 3, 4], "bad_box", None),
         ([], "bad_box", None),
-        ({"x": 1}, "bad_box", None),
+        ({"x": 1, "y": 2, "w": 3, "h": 4}, "bad_box", None),
+        ([[1], 2, 3, 4, 5], "bad_box", None),
         (None, "bad_box", None),
     ],
 )
@@ -338,7 +339,7 @@ def test_answers_lie_in_the_picture(tmp_path_factory: Any, xywh: tuple[float, ..
         )
     else:
         assert got["drop_reason"] == "empty_box"
-        assert w <= 0 or h <= 0 or x >= width or y >= height or x + w <= 0 or y + h <= 0
+        assert x + w <= max(x, 0) or y + h <= max(y, 0) or x >= width or y >= height
 
 
 # --- Zips that are not what they should be -----------------------------------------------------------------------
@@ -444,7 +445,7 @@ def test_an_encrypted_member(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"cposix\nsystem\n(S'true'\ntR.", "refused, its pickle asks to import 'posix.system'; plain data does not"),
-        (pickle_as_python_2([ref()])[:-9], "not a whole pickle (Ran out of input)"),
+        (pickle_as_python_2([ref()])[:-1], "not a whole pickle (EOFError)"),
     ],
 )
 def test_pickles_that_are_not_plain_or_not_whole(tmp_path: Path, data: bytes, message: str) -> None:
@@ -482,11 +483,11 @@ def test_a_sentence_that_does_not_exist(tmp_path: Path) -> None:
     [
         (b'{"images": [{"id": 460986', "refcoco/instances.json is not whole (parse error: premature EOF)"),
         (b"<html>", "refcoco/instances.json is not whole (lexical error: invalid char in json text.)"),
-        (b"[" * 100_000, "refcoco/instances.json is not whole (nested too deep)"),
-        (b'{"a":' * 100_000, "refcoco/instances.json is not whole (nested too deep)"),
+        (b"[" * 1_000_000, "refcoco/instances.json is not whole (parse error: premature EOF)"),
+        (b'{"a":' * 1_000_000, "refcoco/instances.json is not whole (parse error: premature EOF)"),
         (b"{}", "no list of annotations or images in its instances.json"),
         (b'{"images": [{"id": 1}], "annotations": []}', "no list of annotations in its instances.json"),
-        (b'{"images": {"item": {"id": 1}}, "annotations": [{}]}', "no list of images in its instances.json"),
+        (b'[{"images": [{"id": 1}]}]', "no list of annotations or images in its instances.json"),
     ],
 )
 def test_instances_that_are_not_what_they_should_be(tmp_path: Path, data: bytes, message: str) -> None:

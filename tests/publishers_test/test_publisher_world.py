@@ -29,6 +29,11 @@ RESEARCH_SAFE, AESTHETIC = "laion/relaion2B-en-research-safe", "laion/laion2B-en
 REPOS = (
     *(RESEARCH_SAFE, AESTHETIC, "kakaobrain/coyo-700m", "MBZUAI/GranD-f", "BLIP3o/BLIP3o-60k"),
     *(f"BLIP3o/BLIP3o-Pretrain-{name}" for name in ("Long-Caption", "Short-Caption", "JourneyDB")),
+    *("FreedomIntelligence/ShareGPT-4o-Image", "Yejy53/Echo-4o-Image", "UCSC-VLAA/GPT-Image-Edit-1.5M"),
+    *("MAmmoTH-VL/MAmmoTH-VL-Instruct-12M", "TIGER-Lab/VisualWebInstruct"),
+    *("jacklishufan/reflect-DiT", "KonstantinosKK/reflect-dit-train-images"),
+    *("weiwu-ww/Recap-Long-Coyo", "weiwu-ww/Recap-Long-Laion", "supermodelresearch/Re-LAION-Caption19M"),
+    *("jxu124/refcoco", "jxu124/refcocoplus", "jxu124/refcocog"),
 )
 Row = dict[str, Any]
 
@@ -114,7 +119,8 @@ def test_its_environment_and_sources_lead_to_it_alone(world: World) -> None:
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["reader", str(world.folder / "huggingface/hub")]
     assert set(WorkspaceConfig.model_validate({"sources": world.sources}).sources) == {
-        *("coco-2014", "coco-2017", "flickr30k")
+        *("coco-2014", "coco-2017", "flickr30k", "grand-f-images", "laion-2b-2022", "blip3o-long-caption"),
+        *("refcoco", "refcoco-plus", "refcocog"),
     }
     api = HfApi(endpoint=world.url)
     world.requests.clear()

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prep.errors import ConfigError
-from prep.schema import KINDS
+from prep.schema import HEIGHT, KINDS, WIDTH
 from prep.trainers.lavida_o import (
     FUNCTION_OF_KIND,
     FUNCTIONS,
     LLAVA_SAMPLE,
     NO_AES_CUTOFF,
+    Holds,
     Sampling,
     cut_batch,
     parse_sampling,
@@ -75,11 +76,22 @@ def test_the_fifteen_functions() -> None:
 
 
 def test_every_kind_has_a_function_for_its_columns() -> None:
-    assert FUNCTION_OF_KIND == {"text-to-image": S3, "grounded-caption": "preproces_grandf"}
-    for kind, function in FUNCTION_OF_KIND.items():
-        reads = {read.column for read in FUNCTIONS[function].reads}
-        assert reads <= set(KINDS[kind].column_names)
-        assert KINDS[kind].image_path in FUNCTIONS[function].image_columns
+    assert list(FUNCTION_OF_KIND) == list(KINDS) and set(FUNCTION_OF_KIND.values()) == set(FUNCTIONS)
+    for name, function in FUNCTION_OF_KIND.items():
+        kind, reads = KINDS[name], FUNCTIONS[function].reads
+        known = {*(read.column for read in reads), *FUNCTIONS[function].uses_when_present}
+        assert {read.column for read in reads} <= set(kind.column_names)
+        assert set(kind.column_names) - known <= {HEIGHT, WIDTH}, name
+        images = [column.name for column in kind.image_columns]
+        assert sorted(images) == sorted(set(FUNCTIONS[function].image_columns) - {"strImagehash"}), name
+        for read in reads:
+            column = kind.column(read.column)
+            assert column is not None
+            assert (read.holds is Holds.PATHS) <= (column.images == "list"), name
+            assert (read.holds is Holds.PATH) <= (column.images == "one"), name
+            assert (read.holds is Holds.JOINED_PATHS) == (column.images == "joined"), name
+            is_optional = read.nullable or read.only_with is not None or kind.place is not None
+            assert column.required or is_optional or read.holds is Holds.ANYTHING, (name, column)
 
 
 def test_arguments_change_what_is_read() -> None:

@@ -239,9 +239,7 @@ def add(
             raise UsageError("--map names one column twice", "Map each column once.")
         if kind not in KINDS:
             raise UsageError(f"--kind {kind!r} is unknown{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}.")
-        added = add_file(
-            workspace, file, name=name, mapping=mapping, kind=KINDS[kind], force=force, dry_run=dry_run
-        )
+        added = add_file(workspace, file, name=name, mapping=mapping, kind=KINDS[kind], force=force, dry_run=dry_run)
         outcomes: list[Outcome] = []
         show.adding(added, outcomes)
         if not dry_run:
@@ -371,7 +369,14 @@ def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = Fals
     from prep.stages.normalize import normalize
 
     workspace = _workspace()
-    _run_stage(workspace, normalize, workspace.select_tables(names or [], to_normalize=True), as_json, force=force, dry_run=dry_run)
+    _run_stage(
+        workspace,
+        normalize,
+        workspace.select_tables(names or [], to_normalize=True),
+        as_json,
+        force=force,
+        dry_run=dry_run,
+    )
 
 
 @command("filter")

@@ -37,6 +37,7 @@ from prep.datasets.grounding import (
     union_box,
 )
 from prep.errors import DataError
+from prep.files import JSON_BUFFER
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_name", "caption", "loc_caption", "drop_reason")])
 BATCH_ROWS = 1000
@@ -261,7 +262,7 @@ def _items(part: Path, key: str = "") -> Iterator[Any]:
         _require_list(part, key)
         with part.open("rb") as file:
             # use_float: numbers too long for a machine are then an error of the file, and cannot crash the parser.
-            yield from ijson.items(file, prefix, use_float=True)
+            yield from ijson.items(file, prefix, buf_size=JSON_BUFFER, use_float=True)
     except ijson.JSONError as error:
         raise DataError(
             f"{part}: not a whole JSON file ({str(error).splitlines()[0]})",
@@ -274,7 +275,7 @@ def _require_list(part: Path, key: str) -> None:
     seen: list[str] = []
     owner: str | None = "the top"  # of the value that comes next
     with part.open("rb") as file:
-        for prefix, event, value in ijson.parse(file, use_float=True):
+        for prefix, event, value in ijson.parse(file, buf_size=JSON_BUFFER, use_float=True):
             if event == "start_array" and prefix == key:
                 return
             if owner is not None and len(seen) < MAX_NAMED:

@@ -45,7 +45,7 @@ def load_plain(data: bytes, about: str) -> Any:
     try:
         return _Machine(data, about).load()
     except (*_DAMAGED, OverflowError, MemoryError) as error:
-        raise DataError(f"{about}: not a whole pickle ({error or type(error).__name__})", _AGAIN) from error
+        raise DataError(f"{about}: not a whole pickle ({str(error) or type(error).__name__})", _AGAIN) from error
 
 
 def _refuse(machine: Any, what: str) -> NoReturn:

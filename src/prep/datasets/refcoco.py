@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -45,8 +45,8 @@ MAX_PICKLE_BYTES = 1 << 27  # as many refs as RefCOCOg has take some 40 MB
 MAX_JSON_BYTES = 1 << 30  # RefCOCOg's has some 150 MB
 MAX_NAMED = 12  # members or splits named in a message
 
-# What is read of instances.json, besides boxes.
-_KEYS = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id")}
+# What is read of instances.json.
+_KEYS = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id", "bbox")}
 _HUB_COLUMNS = ["ref_id", "ann_id", "split", "sentences", "raw_anns", "raw_image_info"]
 _NOT_WHOLE = (ijson.JSONError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
@@ -61,7 +61,7 @@ class _Picture(NamedTuple):
 
 class _Annotation(NamedTuple):
     image_id: int | None
-    xywh: list[Any]
+    xywh: Any
 
 
 _Pictures = dict[int | None, _Picture]  # by id; None has none
@@ -82,8 +82,8 @@ def expressions(
 ) -> Iterator[pa.RecordBatch]:
     """Rows of the publisher's zip (`instances.json` and one `refs(...).p` a partition), in batches of at most 1000.
 
-    Needs about ten times the pickle's bytes of memory (some 300 MB for RefCOCOg): it is read whole, by a machine that
-    knows plain data alone. `instances.json` is streamed; of it stays what the chosen splits point at.
+    The pickle is read whole, by a machine that knows plain data alone: some 300 MB of memory for RefCOCOg. Of
+    `instances.json`, which is streamed, stays what the chosen splits point at.
 
     Args:
         partition: who made the splits: `unc` or `google`; `umd` or `google` for RefCOCOg.
@@ -175,7 +175,7 @@ def _refs(part: Path, archive: zipfile.ZipFile, partition: str, splits: Sequence
     return [ref for ref, split in by_split if split is None or split in splits]
 
 
-def _instances(part: Path, archive: zipfile.ZipFile, refs: Iterable[Row]) -> tuple[_Pictures, _Annotations]:
+def _instances(part: Path, archive: zipfile.ZipFile, refs: Sequence[Row]) -> tuple[_Pictures, _Annotations]:
     """Pictures and annotations that the refs point at, by their ids."""
     image_ids, annotation_ids = ({_integer(ref.get(key)) for ref in refs} - {None} for key in ("image_id", "ann_id"))
     pictures: _Pictures = {}
@@ -188,7 +188,7 @@ def _instances(part: Path, archive: zipfile.ZipFile, refs: Iterable[Row]) -> tup
             if owner == "images" and number in image_ids:
                 pictures[number] = _picture(item)
             elif owner == "annotations" and number in annotation_ids:
-                annotations[number] = _Annotation(_integer(item.get("image_id")), item.get("bbox", []))
+                annotations[number] = _Annotation(_integer(item.get("image_id")), item.get("bbox") or [])
     if missing := {"images", "annotations"} - seen:
         raise DataError(
             f"{part}: no list of {' or '.join(sorted(missing))} in its instances.json", "Is it the publisher's file?"
@@ -199,29 +199,29 @@ def _instances(part: Path, archive: zipfile.ZipFile, refs: Iterable[Row]) -> tup
 def _items(file: IO[bytes]) -> Iterator[tuple[str, Row]]:
     """(`images` or `annotations`, what is read of one item), for every item; outlines are passed over unbuilt.
 
-    Depth 1 is the object at the top, 2 its lists, 3 their items, 4 an item's `bbox`. Only a box has to be looked at
-    for what is no number, and a fifth entry is enough to know it for none.
+    Depth 1 is the object at the top, 2 its lists, 3 their items, 4 a list in an item. Of such a list five values are
+    enough: a box has four.
 
     Raises:
         ijson.JSONError: it is not whole.
     """
     owner, key, depth = "", "", 0
     item: Row = {}
-    # The parser's own paths are copied for every event, so that nested brackets take the square of their bytes.
+    # Not the parser's own paths: it copies them for every event, so nested brackets take the square of their bytes.
     for event, value in ijson.basic_parse(file, use_float=True):
-        is_start, is_end = event in ("start_map", "start_array"), event in ("end_map", "end_array")
         if event == "map_key":
-            owner, key = (value, "") if depth == 1 else (owner, value if depth == 3 else key)
-        elif key == "bbox" and not is_end and (depth == 4 or event == "start_map"):
-            item.setdefault(key, [])
-            item[key] += [value] if len(item[key]) <= 4 else []
-        elif depth == 3 and not is_start and not is_end and key in _KEYS.get(owner, ()):
-            item[key] = value
-        depth += is_start - is_end
-        if event == "end_map" and depth == 2:
-            if owner in _KEYS:
+            owner, key = (value, key) if depth == 1 else (owner, value if depth == 3 else key)
+        elif event in ("end_map", "end_array"):
+            depth -= 1
+            if depth == 2 and owner in _KEYS:
                 yield owner, item
-            item, key = {}, ""
+                item, key = {}, ""
+        else:
+            if depth == 3 and key in _KEYS.get(owner, ()):
+                item[key] = [] if event == "start_array" else value
+            elif depth == 4 and isinstance(item.get(key), list) and len(item[key]) <= 4:
+                item[key].append(value)
+            depth += event in ("start_map", "start_array")
 
 
 def _target_of(ref: Row, pictures: _Pictures, annotations: _Annotations, size_of: SizeOf) -> _Target:

@@ -43,10 +43,10 @@ def good_pictures(part: Path, size_of: SizeOf) -> Iterator[pa.RecordBatch]:
 
 
 def _rows(part: Path) -> Iterator[dict[str, object]]:
-    for prompt, positive, negative, reason in _cells(part):
+    for prompt, positive, negative, why in _cells(part):
         pictures = [path for path in _members(positive) if path]
-        pairs = _pairs(_members(negative), _members(reason))
-        row = {
+        pairs = _pairs(_members(negative), _members(why))
+        row: dict[str, object] = {
             "prompt": prompt,
             "negatives": [path for path, _ in pairs] or None,
             "negative_reasons": ";".join(reason for _, reason in pairs) or None,

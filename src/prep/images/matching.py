@@ -40,8 +40,9 @@ def image_facts(samples: str, columns: Sequence[str], index: Sequence[Path], mat
         samples: a table expression with `image_key`, `row` and the columns.
         columns: those that hold lists of keys.
         index: shards of the image index.
-        match: `exact`, or `suffix`: the whole path, or else the longest run of its last steps that some image has;
-            extensions count only between images that agree in all the rest.
+        match: `exact`, or `suffix`: the whole path, or else the longest run of its last steps that some image has, the
+            name alone only where one of the two has no folder; extensions count only between images that agree in all
+            the rest.
     """
     nothing = ", ".join(
         f"CAST(NULL AS {'INTEGER' if name in ('width', 'height') else 'VARCHAR'}) AS {name}"
@@ -71,9 +72,9 @@ def _by_suffix(samples: str, columns: Sequence[str]) -> list[str]:
     facts = ", ".join(f"if(chosen.images = 1, known.{fact}, NULL) AS {fact}" for fact in _FACTS if fact != "status")
     return [
         f"wanted AS (SELECT {IMAGE_KEY}, unnest(ends) AS ending, generate_subscripts(ends, 1) AS rank"
-        f" FROM (SELECT {IMAGE_KEY}, {_endings()} AS ends FROM ({wanted})))",
+        f" FROM (SELECT {IMAGE_KEY}, {_endings(is_known=False)} AS ends FROM ({wanted})))",
         f"endings AS (SELECT ending, count(DISTINCT {IMAGE_KEY}) AS images, any_value({IMAGE_KEY}) AS known_key"
-        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings()}) AS ending FROM known) GROUP BY ending)",
+        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings(is_known=True)}) AS ending FROM known) GROUP BY ending)",
         f"chosen AS (SELECT {IMAGE_KEY}, unnest(arg_min(struct_pack(images, known_key), rank))"
         f" FROM wanted JOIN endings USING (ending) GROUP BY {IMAGE_KEY})",
         f"images AS (SELECT chosen.{IMAGE_KEY}, if(chosen.images > 1, '{AMBIGUOUS}', known.status) AS status, {facts}"
@@ -81,12 +82,16 @@ def _by_suffix(samples: str, columns: Sequence[str]) -> list[str]:
     ]
 
 
-def _endings() -> str:
+def _endings(*, is_known: bool) -> str:
     """SQL of the ends of a path: the whole of it, then the longest first, with and without its extension.
 
-    A slash in front marks the whole, one behind an end without extension: neither is taken for another sort.
+    A slash in front marks the whole, one behind an end without extension: neither is taken for another sort. A name
+    alone is marked too, by whether folders stand before it: two paths with folders have to agree in one of these.
     """
     steps = f"list_filter(string_split({IMAGE_KEY}, '/'), lambda step: step NOT IN ('', '.'))"
-    ends = f"list_transform(range(1, len({steps}) + 1), lambda i: array_to_string({steps}[i:], '/'))"
-    both = f"flatten(list_transform({ends}, lambda e: [e, regexp_replace(e, '\\.[^./]*$', '') || '/']))"
-    return f"list_prepend('/' || array_to_string({steps}, '/'), {both})"
+    ends = f"list_transform(range(1, len({steps})), lambda i: array_to_string({steps}[i:], '/'))"
+    is_alone = f"len({steps}) = 1"
+    marks = f"if({is_alone}, ['any:', 'alone:'], ['any:'])" if is_known else f"[if({is_alone}, 'any:', 'alone:')]"
+    names = f"list_transform({marks}, lambda mark: mark || {steps}[-1])"
+    both = "lambda e: [e, regexp_replace(e, '\\.[^./]*$', '') || '/']"
+    return f"list_prepend('/' || array_to_string({steps}, '/'), flatten(list_transform({ends} || {names}, {both})))"

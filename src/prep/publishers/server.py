@@ -30,6 +30,7 @@ __all__ = ["TOKEN", "Fault", "PublisherServer", "Sent"]
 
 DRIPS = 10
 PIECE_BYTES = 1 << 18
+TLS_BYTES = 1 << 14  # of one record
 
 
 class PublisherServer:
@@ -286,6 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _write(self, body: bytes | Path, span: range, entry: Sent, fault: Fault) -> None:
         """Send the headers and `span` of the body; logged before the last piece, so that no client is faster."""
         publisher, done, has_chunks = self.server.publisher, 0, fault.length == "chunked" and self.command != "HEAD"
+        is_secret = isinstance(self.connection, ssl.SSLSocket)
         step = min(PIECE_BYTES, -(-len(span) // DRIPS) or 1) if fault.drip_seconds else PIECE_BYTES
         try:
             if not span:
@@ -298,7 +300,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if has_chunks:
                     self.wfile.write(b"%x\r\n" % len(piece))
                 while piece:
-                    count = self.connection.send(piece)
+                    # A larger one over TLS says nothing of what went out before the client left.
+                    count = self.connection.send(piece[:TLS_BYTES] if is_secret else piece)
                     piece, done = piece[count:], done + count
                 if has_chunks:
                     self.wfile.write(b"\r\n")

@@ -55,25 +55,26 @@ def read(part: Path, fields: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     Raises:
         DataError: the part is a list that is not whole, or its objects have none of these keys.
     """
-    types = [pa.json_(pa.string()) if type_ == "json" else pa.string() for type_ in fields.values()]
-    schema = pa.schema([*zip(fields, types, strict=True), (DROP_REASON, pa.string())])
+    types = {key: "JSON" if type_ == "json" else "VARCHAR" for key, type_ in fields.items()}
+    columns = [(key, pa.json_(pa.string()) if type_ == "JSON" else pa.string()) for key, type_ in types.items()]
+    schema = pa.schema([*columns, (DROP_REASON, pa.string())])
     is_first = True
-    for batch in _joined(_batches(part, tuple(fields))):
+    for batch in _joined(_batches(part, types)):
         if is_first and all(column.null_count == len(batch) for column in batch.columns[:-1]):
             _check_keys(part, set(fields), len(batch))
         is_first = False
         yield batch.cast(schema)
 
 
-def _batches(part: Path, keys: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    """The same, every column as text."""
+def _batches(part: Path, types: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
+    """The same, JSON as plain text."""
     with _mapped(part) as data, sql.connect() as connection:
         start, is_list = _start_of(data)
         if is_list and not data[-TAIL_BYTES:].rstrip().endswith(b"]"):
             raise _not_whole(part)  # DuckDB takes a list that ends in a comma
         rows = 0
         try:
-            file = sql.json_file(part, keys, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)
+            file = sql.json_file(part, types, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)
             query = f"SELECT *, CAST(NULL AS VARCHAR) AS {DROP_REASON} FROM {file}"
             for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
                 rows += len(batch)
@@ -82,7 +83,7 @@ def _batches(part: Path, keys: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
             if not str(error).startswith("Invalid Input Error"):
                 raise
             spans = _spans(data, start, is_list, part)
-            yield from _read_each(connection, data, islice(spans, rows, None), keys)
+            yield from _read_each(connection, data, islice(spans, rows, None), types)
 
 
 def _joined(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -100,10 +101,10 @@ def _joined(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _read_each(
-    connection: duckdb.DuckDBPyConnection, data: Bytes, spans: Iterable[Span], keys: tuple[str, ...]
+    connection: duckdb.DuckDBPyConnection, data: Bytes, spans: Iterable[Span], types: Mapping[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    structure = sql.text(json.dumps(dict.fromkeys(keys, "VARCHAR")))
-    values = ", ".join(f"struct_extract(found, {sql.text(key)}) AS {sql.name(key)}" for key in keys)
+    structure = sql.text(json.dumps(types))
+    values = ", ".join(f"struct_extract(found, {sql.text(key)}) AS {sql.name(key)}" for key in types)
     query = f"""
         SELECT {values}, CASE WHEN found IS NULL THEN '{BAD_JSON}' END AS {DROP_REASON} FROM (
             SELECT CASE WHEN json_valid(item) AND json_type(item) = 'OBJECT'

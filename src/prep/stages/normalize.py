@@ -301,7 +301,7 @@ def _type_of(name: str, kind: Kind) -> str | None:
         return TEXT if name in (URL, IMAGE_KEY) else None
     if column.images in ("list", "joined"):
         return TEXTS if column.images == "list" else JOINED
-    return None if column.type == ANY else column.type
+    return column.type
 
 
 def _typed(value: str, type_: str, wanted: str | None) -> str:
@@ -311,6 +311,8 @@ def _typed(value: str, type_: str, wanted: str | None) -> str:
     5.670000076: the strict cutoff then takes the same rows as a comparison in float32 would. Numbers that are not
     whole are no sizes, infinity is no score, and lists and structs are no text.
     """
+    if wanted == ANY:
+        return f"({value}->>'$')" if type_ == "JSON" else value
     if wanted is None or type_ == wanted == TEXT:
         return value
     if wanted in (TEXTS, JOINED):
@@ -326,6 +328,8 @@ def _typed(value: str, type_: str, wanted: str | None) -> str:
         return f"CAST(NULL AS {wanted})"
     if wanted == TEXT:
         return f"TRY(decode({value}))" if type_ == "BLOB" else f"CAST({value} AS {TEXT})"
+    if wanted == "BOOLEAN":
+        return f"TRY_CAST({value} AS BOOLEAN)"
     number = f"TRY_CAST({f'CAST({value} AS {TEXT})' if type_ in ('FLOAT', 'BLOB') else value} AS DOUBLE)"
     if wanted == "DOUBLE":
         return f"CASE WHEN isfinite({number}) THEN {number} END"

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from prep.errors import DataError
+from prep.files import JSON_BUFFER
 from prep.schema import PREFERENCE_SCORE
 from prep.trainers.findings import Notes, RowFault, Tally
 from prep.trainers.lavida_o import MAX_CAPTION_LENGTH, Function, Holds, Read
@@ -277,7 +278,7 @@ class JsonList:
         if first[0] != "start_array":
             raise DataError(f"{self.path} does not hold a list")
         file.seek(0)
-        yield from ijson.items(file, "item", use_float=True)
+        yield from ijson.items(file, "item", buf_size=JSON_BUFFER, use_float=True)
 
 
 def look_at_list(

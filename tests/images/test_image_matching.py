@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prep.images.index import SCHEMA
 from prep.images.matching import image_facts
 
-EMPTY = {name: None for name in SCHEMA.names}
+EMPTY = dict.fromkeys(SCHEMA.names)
 
 
 def write_index(path: Path, rows: dict[str, str]) -> Path:
@@ -53,11 +53,13 @@ def test_an_exact_key_is_the_whole_key(tmp_path: Path) -> None:
     ("key", "expected"),
     [
         ("/Echo-4o-Image/Surrel-Fantasy-Image/images/00000.jpg", ("images/00000.jpg", "ok")),
-        ("elsewhere/00001.jpg", ("./images/00001.png", "ok")),  # another extension
+        ("elsewhere/images/00001.jpg", ("./images/00001.png", "ok")),  # another extension
+        ("00001.jpg", ("./images/00001.png", "ok")),
+        ("elsewhere/00001.jpg", (None, None)),  # of another folder
         ("twins/x.jpg", ("twins/x.jpg", "ok")),  # the extension decides between twins
         ("twins/x.webp", (None, "ambiguous")),
         ("one/same.png", ("one/same.png", "ok")),
-        ("three/same.png", (None, "ambiguous")),
+        ("same.png", (None, "ambiguous")),
         ("gone.png", (None, "damaged")),
         ("nowhere.png", (None, None)),
     ],
@@ -83,6 +85,8 @@ def agreeing_steps(wanted: str, image: str) -> tuple[int, bool]:
     shared = 1
     while shared < min(len(first), len(second)) and first[shared] == second[shared]:
         shared += 1
+    if shared == 1 and len(first) > 1 and len(second) > 1:
+        return 0, False
     return shared, first[0] == second[0]
 
 
@@ -94,15 +98,17 @@ def test_any_suffix(tmp_path_factory: pytest.TempPathFactory, images: list[str],
     for key in wanted:
         ranks = {image: agreeing_steps(key, image) for image in images}
         best = max(ranks.values())
-        fits = [image for image, rank in ranks.items() if rank == best and rank[0] and key not in images or image == key]
+        fits = [image for image, rank in ranks.items() if rank == best and rank[0]]
+        if key in images:
+            fits = [key]
         expected.append((fits[0], "ok") if len(fits) == 1 else (None, "ambiguous") if fits else (None, None))
     assert found(list(wanted), index, "suffix") == expected
 
 
 def test_lists_keep_their_order_and_tell_the_first_failure(tmp_path: Path) -> None:
     index = [write_index(tmp_path / "i.parquet", {"a": "ok", "b": "ok", "x": "empty", "y": "damaged"})]
-    samples = """(SELECT * FROM (VALUES (0, ['b', 'a']), (1, ['a', 'y', 'x']), (2, ['a', 'q']), (3, NULL), (4, ['a', 'a']))
-                  AS s(row, shown))"""
+    lists = "(0, ['b', 'a']), (1, ['a', 'y', 'x']), (2, ['a', 'q']), (3, NULL), (4, ['a', 'a'])"
+    samples = f"(SELECT * FROM (VALUES {lists}) AS s(row, shown))"
     facts = image_facts(f"(SELECT *, NULL::VARCHAR AS image_key FROM {samples})", ["shown"], index, "exact")
     with duckdb.connect() as connection:
         rows = connection.execute(
