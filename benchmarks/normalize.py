@@ -84,27 +84,27 @@ def make_list(path: Path, count: int | None, size: int = 0) -> None:
     """A list like MAmmoTH-VL's, a dialogue of about 2 kB to a line: `count` of them, or some `size` bytes."""
     path.parent.mkdir(parents=True)
     numbers = random.Random(0)
-    talks = [_dialogue(numbers) for _ in range(2_000)]
+    talks = [_dialogue(numbers, "<image>\n") for _ in range(2_000)]
+    texts = [_dialogue(numbers, "") for _ in range(100)]
     with path.open("w", encoding="utf-8") as out:
         number = 0
         while out.tell() < size if count is None else number < count:
-            image = "" if number % 20 == 0 else f'"image": "LLaVA-OneVision-Data/geo170k/{number:08d}.png", '
-            start = ",\n" if number else "[\n"
-            out.write(f'{start}{{"id": "geo_{number}", {image}"conversations": {numbers.choice(talks)}, ')
-            out.write('"source": "geo170k"}')
+            is_text = number % 20 == 0
+            image = "" if is_text else f'"image": "LLaVA-OneVision-Data/geo170k/{number:08d}.png", '
+            talk = numbers.choice(texts if is_text else talks)
+            out.write(",\n" if number else "[\n")
+            out.write(f'{{"id": "geo_{number}", {image}"conversations": {talk}, "source": "geo170k"}}')
             number += 1
         out.write("\n]\n")
 
 
-def _dialogue(numbers: random.Random) -> str:
+def _dialogue(numbers: random.Random, image: str) -> str:
     turns = []
-    for question in range(numbers.choice([1, 1, 2, 3])):
-        image = "<image>\n" if question == 0 else ""
-        turns.append(
-            {"from": "human", "value": f"{image}{' '.join(numbers.choices(WORDS, k=numbers.randint(8, 40)))}?"}
-        )
+    for _ in range(numbers.choice([1, 1, 2, 3])):
+        asked = " ".join(numbers.choices(WORDS, k=numbers.randint(8, 40)))
         answer = " ".join(numbers.choices(WORDS, k=numbers.randint(40, 240)))
-        turns.append({"from": "gpt", "value": f"{answer}."})
+        turns += [{"from": "human", "value": f"{asked}?"}, {"from": "gpt", "value": f"{answer}."}]
+    turns[0]["value"] = image + turns[0]["value"]
     return json.dumps(turns)
 
 

@@ -163,7 +163,7 @@ def test_a_key_of_the_private_store_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 def test_rows_that_lack_what_their_kind_needs_are_dropped_with_a_reason(pictures: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"input_paths": ["a.png"], "output_paths": "b.png", "instruction": "Turn"},
         {"input_paths": [], "output_paths": "b.png", "instruction": "Turn"},
         {"input_paths": ["a.png", ""], "output_paths": "b.png", "instruction": "Turn"},

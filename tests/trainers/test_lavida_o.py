@@ -342,7 +342,7 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], str, s
     "process_uniworld": (
         {}, {"image": ["a.png"], "image_gen": ["g.png"], "image_gen_enc": ["e.png"], "folder": "/f", "is_edit": True,
              "conversations": "?"},
-        ("/f/a.png", "/f/g.png", "/f/e.png"), "/f", "",
+        ("/f/a.png", "/f/g.png", "/f/e.png"), "/f\n?", "",
     ),
 }  # fmt: skip
 

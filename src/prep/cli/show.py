@@ -20,6 +20,7 @@ from prep.progress import size
 if TYPE_CHECKING:
     from prep.add import Added
     from prep.config import Catalogue, Dataset, Recipe
+    from prep.manifest import Manifest
     from prep.mixture import Ingredient
     from prep.preview import Shown
     from prep.stages.check import CheckReport
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from prep.workspace import Workspace
 
 _STAGE_WIDTH = 10
-_NAME_WIDTH = 18
+_NAME_WIDTH = 17  # longer names push the rest of their line to the right
 
 
 def _table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
@@ -215,7 +216,7 @@ def one(outcome: Outcome) -> None:
 def _line(outcome: Outcome) -> str:
     what = _describe(outcome)
     note = f"  ({outcome.note})" if outcome.note else ""
-    return f"{outcome.stage:{_STAGE_WIDTH}}{outcome.name:{_NAME_WIDTH}}{what}{note}"
+    return f"{outcome.stage:{_STAGE_WIDTH}}{outcome.name:{_NAME_WIDTH}} {what}{note}"
 
 
 def _describe(outcome: Outcome) -> str:
@@ -237,10 +238,18 @@ def _result(stage: str, manifest: Any) -> str:
         failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
         return f"{manifest.counts.get('ok', 0):,} images" + (f"; missing: {_counts(failed)}" if failed else "")
     if stage == "filter":
-        dropped = sum(manifest.counts.values())
-        detail = f": {_counts(manifest.counts)}" if dropped else ""
-        return f"{manifest.rows:,} kept, {dropped:,} dropped{detail}"
+        kept, reasons = _kept_and_dropped(manifest)
+        dropped = sum(reasons.values())
+        return f"{kept:,} kept, {dropped:,} dropped{f': {_counts(reasons)}' if dropped else ''}"
     return f"{manifest.rows:,} rows"
+
+
+def _kept_and_dropped(manifest: Manifest) -> tuple[int, dict[str, int]]:
+    """Rows that filter kept, those without an image among them, and reasons for the others."""
+    from prep.stages.filter import TEXT_ONLY
+
+    reasons = dict(manifest.counts)
+    return manifest.rows + reasons.pop(TEXT_ONLY, 0), reasons
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -298,9 +307,10 @@ def kept_table(outcomes: Iterable[Outcome]) -> None:
     for name, outcome in last.items():
         manifest = outcome.manifest
         assert manifest is not None
-        dropped = sum(manifest.counts.values())
+        kept, reasons = _kept_and_dropped(manifest)
+        dropped = sum(reasons.values())
         rows_in = manifest.facts["rows_in"]
-        table.add_row(name, f"{rows_in:,}", f"{manifest.rows:,}", f"{dropped:,}", _counts(manifest.counts))
+        table.add_row(name, f"{rows_in:,}", f"{kept:,}", f"{dropped:,}", _counts(reasons))
     print()
     _print(table)
 

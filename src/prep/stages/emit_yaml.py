@@ -35,7 +35,7 @@ class Emission:
         text: all of it.
         state: `done`, `up to date` or `planned`.
         entries: the entries in it that come from this workspace.
-        left_out: table -> why it is not in it (only with `partial`).
+        left_out: table -> why it is not in it: its data is not public, or (only with `partial`) it is not ready.
         notes: what a person should know.
     """
 
@@ -121,8 +121,8 @@ def _ready_entries(
 ) -> tuple[list[tuple[Entry, Manifest]], dict[str, str]]:
     """Entries whose tables are ready, each with its table's manifest; and why the others are left out."""
     ready: list[tuple[Entry, Manifest]] = []
-    left_out: dict[str, str] = {}
-    for entry in workspace.recipe.entries:
+    left_out = {entry.table: f"not public: {entry.not_public}" for entry in workspace.not_public}
+    for entry in workspace.entries:
         try:
             ready.append((entry, _ready(workspace, entry, stale)))
         except DataError as error:

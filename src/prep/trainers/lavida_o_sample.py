@@ -120,6 +120,8 @@ def build_sample(function: Function, arguments: Mapping[str, Any], row: Mapping[
         elif read.holds.is_string:
             texts.append(str(value)[: MAX_CAPTION_LENGTH if read.is_caption else None])
             faults += [] if isinstance(value, str) else [_fault(read.column, "is not a string")]
+        elif isinstance(value, str):
+            texts.append(value)
     return Sample(tuple(images), "\n".join(texts), _scores(function, row), tuple(faults))
 
 
