@@ -84,28 +84,27 @@ def make_list(path: Path, count: int | None, size: int = 0) -> None:
     """A list like MAmmoTH-VL's, a dialogue of about 2 kB to a line: `count` of them, or some `size` bytes."""
     path.parent.mkdir(parents=True)
     numbers = random.Random(0)
-    talks = [_dialogue(numbers, "<image>\n") for _ in range(2_000)]
-    texts = [_dialogue(numbers, "") for _ in range(100)]
+    prose = " ".join(numbers.choices(WORDS, k=3_000_000))
     with path.open("w", encoding="utf-8") as out:
         number = 0
         while out.tell() < size if count is None else number < count:
-            is_text = number % 20 == 0
-            image = "" if is_text else f'"image": "LLaVA-OneVision-Data/geo170k/{number:08d}.png", '
-            talk = numbers.choice(texts if is_text else talks)
-            out.write(",\n" if number else "[\n")
-            out.write(f'{{"id": "geo_{number}", {image}"conversations": {talk}, "source": "geo170k"}}')
+            turns = _dialogue(prose, numbers)
+            image = {} if number % 20 == 0 else {"image": f"LLaVA-OneVision-Data/geo170k/{number:08d}.png"}
+            if image:
+                turns[0]["value"] = f"<image>\n{turns[0]['value']}"
+            item = {"id": f"geo_{number}", **image, "conversations": turns, "source": "geo170k"}
+            out.write((",\n" if number else "[\n") + json.dumps(item))
             number += 1
         out.write("\n]\n")
 
 
-def _dialogue(numbers: random.Random, image: str) -> str:
+def _dialogue(prose: str, numbers: random.Random) -> list[dict[str, str]]:
     turns = []
     for _ in range(numbers.choice([1, 1, 2, 3])):
-        asked = " ".join(numbers.choices(WORDS, k=numbers.randint(8, 40)))
-        answer = " ".join(numbers.choices(WORDS, k=numbers.randint(40, 240)))
-        turns += [{"from": "human", "value": f"{asked}?"}, {"from": "gpt", "value": f"{answer}."}]
-    turns[0]["value"] = image + turns[0]["value"]
-    return json.dumps(turns)
+        for role, least, most in (("human", 50, 250), ("gpt", 250, 1_600)):
+            start = numbers.randrange(len(prose) - most)
+            turns.append({"from": role, "value": prose[start : start + numbers.randint(least, most)]})
+    return turns
 
 
 def make_tar(path: Path, pairs: int) -> None:
@@ -179,7 +178,7 @@ def make_workspace(folder: Path, source: Path, dataset: str) -> None:
 def check_rows(folder: Path, rows: int) -> None:
     """Stop unless the samples of a workspace are `rows`, none of them dropped."""
     files = f"read_parquet('{folder}/normalized/*.parquet/*.parquet')"
-    found = duckdb.sql(f"SELECT count(*), count(drop_reason) FROM {files}").fetchall()
+    found = duckdb.execute(f"SELECT count(*), count(drop_reason) FROM {files}").fetchall()
     if found != [(rows, 0)]:
         raise SystemExit(f"{folder}: {found} rows and dropped rows, not {rows} and none")
 

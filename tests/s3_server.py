@@ -42,7 +42,9 @@ def serve_s3(rclone: str, folder: Path) -> Iterator[S3Server]:
     server = S3Server(f"http://{address}", folder)
     (folder / server.bucket).mkdir()
     keys = f"{server.key_id},{server.secret}"
-    command = [rclone, "serve", "s3", "--config", "", "--addr", address, "--auth-key", keys, str(folder)]
+    # Tests also write into the folder itself, which a server that remembers folders would overlook.
+    options = ["--config", "", "--addr", address, "--auth-key", keys, "--dir-cache-time", "0s"]
+    command = [rclone, "serve", "s3", *options, str(folder)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until_it_answers(address, process)

@@ -28,6 +28,7 @@ from prep.images.index import SCHEMA
 from prep.images.matching import AMBIGUOUS
 from prep.images.statuses import OF_ADDRESSES, OF_ANY, OF_FILES
 from prep.progress import Meter
+from prep.readers.json import BAD_JSON
 from prep.schema import KINDS, Kind
 from prep.stages.normalize import NormalizeTask, needed_columns
 from prep.trainers import lavida_o
@@ -298,7 +299,7 @@ def test_every_image_status_is_documented() -> None:
 def reasons_in_code() -> set[str]:
     """Every reason that a row can be dropped for; `image_` and `bad_` stand for those that go on."""
     rules = (SOURCE / "stages" / "filter.py").read_text(encoding="utf-8")
-    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED, f"image_{AMBIGUOUS}", *turns.REASONS}
+    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED, f"image_{AMBIGUOUS}", BAD_JSON, *turns.REASONS}
     found |= {f"image_{status}" for status in re.findall(r"missing = \"'(\w+)'\"", rules)}
     # Those of text-to-image and grounded-caption have rows of their own; `no_` stands for the other columns.
     needed = {word for kind in KINDS.values() for images in ("url", "given") for word in needed_words(kind, images)}

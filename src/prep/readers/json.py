@@ -27,7 +27,7 @@ from prep.schema import DROP_REASON
 BAD_JSON = "bad_json"
 MAX_OBJECT_BYTES = 16 << 20
 BATCH_ROWS = 32  # of DuckDB's, which are in memory at once however large they are
-BATCH_BYTES = 2 << 20  # of ours, or what one row more makes of it
+BATCH_BYTES = 1 << 20  # of ours, or what one row more makes of it
 ROW_BYTES = 100  # that a row takes besides its text
 FREED_BYTES = 16 << 20  # of a mapped part, after which what was read of it is given back
 HEAD_BYTES = 60  # of a part, that an error shows
@@ -72,6 +72,7 @@ def _batches(part: Path, types: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         start, is_list = _start_of(data)
         if is_list and not data[-TAIL_BYTES:].rstrip().endswith(b"]"):
             raise _not_whole(part)  # DuckDB takes a list that ends in a comma
+        connection.execute("SET streaming_buffer_size = '100KB'")
         rows = 0
         try:
             file = sql.json_file(part, types, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)

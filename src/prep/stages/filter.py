@@ -339,7 +339,7 @@ def _with_image_facts(task: FilterTask) -> str:
     new |= _place(task)
     missing = "'missing'" if task.images == "archive" else "NULL"
     statuses = [f"nullif({found.alias(column.name)}.status, 'ok')" for column in lists]
-    statuses.append(f"CASE WHEN s.{IMAGE_KEY} IS NULL THEN 'ok' ELSE coalesce(i.status, {missing}) END")
+    statuses.append(f"if(s.{IMAGE_KEY} IS NULL, 'ok', coalesce(i.status, {missing}))")
     main = f", {_stored('i.path', path, task)} AS {path}" if path else ""
     joins = " ".join(
         f"LEFT JOIN {found.alias(column.name)} ON {found.alias(column.name)}.{ROW} = s.{ROW}" for column in lists

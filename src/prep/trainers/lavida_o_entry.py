@@ -149,9 +149,10 @@ def _check_data_path(entry: Mapping[str, Any], notes: Notes, *, files: bool) -> 
         return False
     scheme, is_address, _ = text.partition("://")
     if is_address:
-        problem = f"{DATA_PATH} {text!r} is an address, which was not looked into"
         notes.warning(
-            problem if files else f"{DATA_PATH} is an address ({scheme}://)",
+            f"{DATA_PATH} {text!r} is an address, which was not looked into"
+            if files
+            else f"{DATA_PATH} is an address ({scheme}://)",
             "it is handed to pandas, which needs a file system module for it",
             "Keep the table on a disk that every training process sees.",
         )
