@@ -6,11 +6,11 @@ python docs/generate_commands.py --check   fail when the file is not what would 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from generated_page import write_page
 from typer.main import get_command
 
 from prep.cli.app import app
@@ -107,17 +107,5 @@ def _word(kind: Any) -> str:
     return _WORDS[kind]
 
 
-def main() -> None:
-    """Write the page, or with `--check` compare it."""
-    text = render()
-    if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-            sys.exit(f"{PAGE.name} is stale: run python docs/generate_commands.py")
-    elif sys.argv[1:]:
-        sys.exit(__doc__)
-    else:
-        PAGE.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_page(PAGE, render(), __file__)

@@ -7,9 +7,10 @@ python docs/generate_datasets.py --check   fail when the file is not what would 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from generated_page import write_page
 
 from prep.config import (
     ArchiveImages,
@@ -143,17 +144,5 @@ def _anchor(name: str) -> str:
     return re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-")
 
 
-def main() -> None:
-    """Write the page, or with `--check` compare it."""
-    text = render()
-    if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-            sys.exit(f"{PAGE.name} is stale: run python docs/generate_datasets.py")
-    elif sys.argv[1:]:
-        sys.exit(__doc__)
-    else:
-        PAGE.write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    write_page(PAGE, render(), __file__)

@@ -6,11 +6,10 @@ numbers; Short-Caption lacks 00842 and 01812. Keys repeat from tar to tar.
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from prep.publishers.packs import tar, write
 from prep.publishers.pictures import Picture, truncate
 from prep.publishers.traps import GOOD_SIZES, ODD_CAPTIONS
 
@@ -49,7 +48,7 @@ def write_blip3o(hub: Path) -> None:
         members = _samples(subject, 5)
         if subject in TRAPS:
             TRAPS[subject](members)
-        _write_tar(hub / SIXTY_K / f"{subject}.tar", members)
+        write(hub / SIXTY_K / f"{subject}.tar", tar(members))
         lines = "".join(f"A prompt about {subject}, number {n}, not a caption\n" for n in range(6))
         (hub / SIXTY_K / f"{subject}.txt").write_text(lines, encoding="utf-8")
     for repo, stems in PRETRAIN.items():
@@ -57,7 +56,7 @@ def write_blip3o(hub: Path) -> None:
             members = _samples(stem, 3)
             if stem in PRETRAIN_TRAPS:
                 PRETRAIN_TRAPS[stem](members)
-            _write_tar(hub / repo / f"{stem}.tar", members)
+            write(hub / repo / f"{stem}.tar", tar(members))
 
 
 def _samples(stem: str, count: int) -> Members:
@@ -122,13 +121,3 @@ PRETRAIN_TRAPS: dict[str, Callable[[Members], None]] = {
     "01813": _other_formats,
     "JourneyDB_054": _edge_sizes,
 }
-
-
-def _write_tar(path: Path, members: Members) -> None:
-    """Write a plain tar without times or owners, so that its bytes are always the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
+from prep.publishers.packs import tar, write
 from prep.publishers.pictures import Picture, truncate
 
 ANNOTATIONS = "jacklishufan/reflect-DiT"
@@ -27,12 +27,12 @@ SIDE = 128  # pixels; the real ones have 1024
 def write_reflect_dit(hub: Path, models: Path) -> None:
     """Write the three repositories."""
     annotations = hub / ANNOTATIONS
-    _write_text(annotations / "dit/object_self_correct_cleaned.csv", _corrections())
-    _write_text(annotations / "vlm/vllm.json", json.dumps(_judgements()))
-    _write_text(annotations / "custom/example.csv", "prompt\na photo of a bench\n")
+    write(annotations / "dit/object_self_correct_cleaned.csv", _corrections())
+    write(annotations / "vlm/vllm.json", json.dumps(_judgements()))
+    write(annotations / "custom/example.csv", "prompt\na photo of a bench\n")
     evaluation = {f"gen_eval_sana-join-4/{n:05}/0.png": _picture(f"evaluation-{n}") for n in range(2)}
-    _write_tar(annotations / "gen_eval_sana-join-4.tar", evaluation)
-    _write_text(models / MODEL / "dit/config.json", "{}")
+    write(annotations / "gen_eval_sana-join-4.tar", tar(evaluation))
+    write(models / MODEL / "dit/config.json", "{}")
     # Scenes 0 to 4 in one tar, 5 to 9 in another whose members begin otherwise.
     first = {
         f"gen_eval_sana_train/{scene:05}/{n}.png": _picture(f"{scene}-{n}") for scene in range(5) for n in range(4)
@@ -41,9 +41,9 @@ def write_reflect_dit(hub: Path, models: Path) -> None:
     second["./sana/train/00007/1.png"] = truncate(second["./sana/train/00007/1.png"])
     del second["./sana/train/00008/1.png"]
     second["./sana/train/00008/1.good_image.png"] = _picture("what GenRef calls its pictures")
-    _write_tar(hub / PICTURES / "images_0.tar", first)
-    _write_tar(hub / PICTURES / "images_1.tar", second)
-    _write_text(hub / PICTURES / "README.md", "Pictures for training.\n")
+    write(hub / PICTURES / "images_0.tar", tar(first))
+    write(hub / PICTURES / "images_1.tar", tar(second))
+    write(hub / PICTURES / "README.md", "Pictures for training.\n")
 
 
 def _corrections() -> str:
@@ -106,18 +106,3 @@ def _path(scene: int, number: int) -> str:
 
 def _picture(name: str) -> bytes:
     return Picture.named(f"reflect-{name}", SIDE, SIDE).encode("PNG")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())
-
-
-def _write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """Write a plain tar without times or owners, so that its bytes are always the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prep import sql
 from prep.config import Entry, GivenImages
@@ -90,16 +90,7 @@ def emit_yaml(
     path = append or output or workspace.training_yaml
     _check_remap(workspace, remap)
     ready, left_out = _ready_entries(workspace, stale, partial)
-    entries: list[dict[str, Any]] = []
-    copies: list[tuple[str, Manifest, Path, Path]] = []
-    for entry, manifest in ready:
-        for source, rows, label in _folders(workspace, entry, manifest):
-            folder = source
-            if remap:
-                folder = path.absolute().with_suffix("") / folder.name
-                copies.append((entry.table, manifest, source, folder))
-            json_path = Path(_remapped(str(folder), remap))
-            entries.append(_entry(workspace, entry, manifest, json_path, rows, label))
+    entries, copies = _entries(workspace, ready, path, remap)
     if append is not None:
         text, fresh = _appended(workspace, path, entries)
     else:
@@ -109,11 +100,36 @@ def emit_yaml(
     if state == "done" and append is None:
         _refuse_to_clobber(path, force, replace_own)
     if not dry_run:
-        for table, manifest, source, folder in copies:
-            _remap_table(workspace, table, manifest, remap, source, folder)
+        for copy in copies:
+            _remap_table(workspace, copy, remap)
     if state == "done":
         write_text(path, text, follow_links=append is not None)
     return Emission(path, text, state, tuple(fresh), left_out, _notes(ready))
+
+
+class _Copy(NamedTuple):
+    """A folder of a table that is written once more, with other paths in it."""
+
+    table: str
+    manifest: Manifest
+    source: Path
+    folder: Path
+
+
+def _entries(
+    workspace: Workspace, ready: Sequence[tuple[Entry, Manifest]], path: Path, remap: Sequence[Remap]
+) -> tuple[list[dict[str, Any]], list[_Copy]]:
+    """Entries of the YAML at `path`, and the copies that they name."""
+    entries, copies = [], []
+    for entry, manifest in ready:
+        for source, rows, label in _folders(workspace, entry, manifest):
+            folder = source
+            if remap:
+                folder = path.absolute().with_suffix("") / folder.name
+                copies.append(_Copy(entry.table, manifest, source, folder))
+            json_path = Path(_remapped(str(folder), remap))
+            entries.append(_entry(workspace, entry, manifest, json_path, rows, label))
+    return entries, copies
 
 
 def _ready_entries(
@@ -354,17 +370,15 @@ def _has_given_images(workspace: Workspace) -> bool:
     return any(isinstance(workspace.table(table)[0].images, GivenImages) for table in workspace.table_names)
 
 
-def _remap_table(
-    workspace: Workspace, table: str, manifest: Manifest, remap: Sequence[Remap], source: Path, folder: Path
-) -> None:
-    """Write the shards of `source` once more into `folder`, with rewritten image paths."""
-    kind = manifest.facts["kind"]
+def _remap_table(workspace: Workspace, copy: _Copy, remap: Sequence[Remap]) -> None:
+    """Write the shards of one folder of a table once more, with rewritten image paths."""
+    kind = copy.manifest.facts["kind"]
     tasks = [
-        RemapTask(source / shard.name, shard.sha256, kind, tuple(remap), folder / shard.name)
-        for shard in manifest.shards
+        RemapTask(copy.source / shard.name, shard.sha256, kind, tuple(remap), copy.folder / shard.name)
+        for shard in copy.manifest.shards
     ]
-    make = write_remapped if source == workspace.filtered(table) else copy_shard
-    build_shards("emit-yaml", table, folder, tasks, make, facts={}, workers=workspace.workers)
+    make = write_remapped if copy.source == workspace.filtered(copy.table) else copy_shard
+    build_shards("emit-yaml", copy.table, copy.folder, tasks, make, facts={}, workers=workspace.workers)
 
 
 def copy_shard(task: RemapTask) -> None:

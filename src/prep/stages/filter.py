@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from prep import sql
-from prep.config import ArchiveImages, Dataset, GivenImages, Rules, Table, UrlImages
+from prep.config import ArchiveImages, Captions, Dataset, GivenImages, Rules, Table, UrlImages
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.images.matching import image_facts
@@ -111,22 +111,11 @@ def filter_table(
         return Outcome("filter", name, "waiting", note="normalize first")
     images_of = workspace.catalogue.dataset(table.images_from or dataset.name)
     kind_of_images = _kind_of_images(images_of)
-    index = read_finished(workspace.index(images_of.name)) if kind_of_images != "given" else None
-    if index is not None and index.facts["store"] != workspace.config.images:
-        index = None  # its images are where prep.yaml no longer says
+    index = _index_of(workspace, images_of)
     if index is None and kind_of_images == "archive":
         return Outcome("filter", name, "waiting", note=f"images of {images_of.name} first")
-    if table.captions is not None:
-        others = read_finished(workspace.normalized(table.captions.table))
-        if others is None:
-            return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
-        for whose, manifest in ((name, normalized), (table.captions.table, others)):
-            if table.captions.by not in manifest.counts and manifest.rows:
-                raise ConfigError(
-                    f"table {name}: captions.by is {table.captions.by!r}, which {whose} does not have",
-                    f"It has: {', '.join(sorted(manifest.counts))}. Mend the dataset's YAML.",
-                )
-
+    if table.captions is not None and not _captions_are_ready(workspace, name, table.captions, normalized):
+        return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
     columns = _columns_with_values(table.shape, normalized, has_index=index is not None)
     applied, notes = effective_rules(rules or workspace.rules(name), columns)
     tasks = _tasks(workspace, name, images_of, normalized, index, columns, applied)
@@ -152,6 +141,30 @@ def filter_table(
         dry_run=dry_run,
     )
     return replace(outcome, note="; ".join(notes))
+
+
+def _index_of(workspace: Workspace, images_of: Dataset) -> Manifest | None:
+    """The finished index of a dataset whose images are where prep.yaml says."""
+    index = read_finished(workspace.index(images_of.name)) if _kind_of_images(images_of) != "given" else None
+    return index if index is not None and index.facts["store"] == workspace.config.images else None
+
+
+def _captions_are_ready(workspace: Workspace, name: str, captions: Captions, normalized: Manifest) -> bool:
+    """Whether the table whose captions it takes is there.
+
+    Raises:
+        ConfigError: one of the two lacks the column that they are joined by.
+    """
+    others = read_finished(workspace.normalized(captions.table))
+    if others is None:
+        return False
+    for whose, manifest in ((name, normalized), (captions.table, others)):
+        if captions.by not in manifest.counts and manifest.rows:
+            raise ConfigError(
+                f"table {name}: captions.by is {captions.by!r}, which {whose} does not have",
+                f"It has: {', '.join(sorted(manifest.counts))}. Mend the dataset's YAML.",
+            )
+    return True
 
 
 def _tasks(
