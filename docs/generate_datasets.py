@@ -85,7 +85,12 @@ def _facts(dataset: Dataset, datasets: Sequence[Dataset]) -> Iterator[str]:
     if amounts:
         yield _row("to expect", ", ".join(amounts))
     yield _row("images", _images(dataset))
-    users = [table for other in datasets for table, made in other.tables.items() if made.images_from == dataset.name]
+    users = [
+        table
+        for other in datasets
+        for table, made in other.tables.items()
+        if other is not dataset and dataset.name in made.image_datasets(other.name).values()
+    ]
     if users:
         yield _row("pictures for", ", ".join(f"`{table}`" for table in users))
 
@@ -116,7 +121,8 @@ def _images(dataset: Dataset) -> str:
         case ParquetImages(parts=parts, column=column):
             return f"in the parquet files `{parts}`, column `{column}`"
         case None:
-            elsewhere = dict.fromkeys(table.images_from for table in dataset.tables.values() if table.images_from)
+            sources = [table.image_datasets(dataset.name).values() for table in dataset.tables.values()]
+            elsewhere = dict.fromkeys(name for names in sources for name in names if name != dataset.name)
             return "those of " + ", ".join(f"[{name}](#{_anchor(name)})" for name in elsewhere)
         case _:
             return "files that are there already"

@@ -177,7 +177,7 @@ WRONG: list[tuple[type[BaseModel], str, str]] = [
     (Recipe, "name: r/../x\n", f"1: {NO_NAME}"),
     (Recipe, "name: .hidden\n", f"1: {NO_NAME}"),
     (Recipe, "name: 3\n", "1: name: Input should be a valid string"),
-    (Recipe, "name: r\ntrainer: megatron\n", "2: trainer: Input should be 'lavida-o'"),
+    (Recipe, "name: r\ntrainer: megatron\n", "2: trainer: Input should be 'lavida-o' or 'convllava'"),
 ]
 
 
@@ -412,10 +412,8 @@ def test_every_dataset_loads_and_what_it_points_at_exists(name: str) -> None:
     module = module_of(dataset.source)
     assert callable(module.list_parts) and callable(module.fetch)
     for table in dataset.tables.values():
-        if table.images_from:
-            assert isinstance(CATALOGUE.dataset(table.images_from).images, ArchiveImages)
-        else:
-            assert dataset.images
+        for name in table.image_datasets(dataset.name).values():
+            assert isinstance(CATALOGUE.dataset(name).images, ArchiveImages if name != dataset.name else BaseModel)
         if table.records.function is None:
             continue
         module_name, _, function = table.records.function.partition(".")
@@ -484,12 +482,14 @@ def said(call: Callable[[str], Any], name: str) -> str:
 
 @pytest.mark.parametrize("name", ["coyo", "../recipes/empty", "/etc/passwd", "", ".", "a\0b"])
 def test_what_is_not_in_the_catalogue_is_said(name: str, catalogue: Catalogue) -> None:
-    hint = "; did you mean 'coyo-700m'?" if name == "coyo" else ""
+    hint = {"coyo": "; did you mean 'coyo-700m'?", "a\0b": "; did you mean 'sa-1b'?"}.get(name, "")
+    table_hint = hint if name == "coyo" else ""
     assert said(catalogue.dataset, name) == (f"no dataset is called {name!r}{hint}\n  `prep datasets` lists them all.")
     assert said(catalogue.dataset_of_table, name) == (
-        f"no dataset has a table {name!r}{hint}\n  `prep datasets` lists datasets and their tables."
+        f"no dataset has a table {name!r}{table_hint}\n  `prep datasets` lists datasets and their tables."
     )
-    assert said(catalogue.recipe_path, name).startswith(f"no recipe is called {name!r}\n  There are: empty, ")
+    there = ", ".join(catalogue.recipe_names())
+    assert said(catalogue.recipe_path, name).startswith(f"no recipe is called {name!r}\n  There are: {there}. ")
 
 
 def test_a_dataset_is_named_like_its_file(tmp_path: Path) -> None:

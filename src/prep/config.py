@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from prep.errors import ConfigError
-from prep.schema import CAPTION, KINDS, RESERVED, URL, Kind
+from prep.schema import CAPTION, DROP_REASON, KINDS, RESERVED, URL, Kind
 from prep.yaml_file import YamlFile, read_yaml
 
 # Folders of a workspace that hold what stages write.
@@ -354,6 +354,9 @@ class Records(Model):
             raise ValueError("arguments are those of a function")
         if (self.format == "json") != bool(self.fields):
             raise ValueError("format: json and fields go together")
+        for field in self.fields:
+            if not field or field.lower() == DROP_REASON or [name.lower() for name in self.fields].count(field.lower()) > 1:
+                raise ValueError(f"fields has {field!r}, which cannot be told from others; read it under another name")
         return self
 
     @property
@@ -398,11 +401,12 @@ class Table(Model):
     Attributes:
         kind: a name in `prep.schema.KINDS`.
         records: where its records come from.
-        images_from: the dataset whose image index it joins; by default its own.
+        images_from: the dataset whose images it shows; by default its own. Or how references begin -> the dataset that
+            has these, its image key being the rest.
         image: SQL for the key of the sample's image, where images come out of archives (addresses and given paths need
             none); or, for samples of several images, column -> SQL for its key or list of keys.
-        match: an image is found by its `exact` key, or (`suffix`) by as many of its path's last steps as agree with
-            one image alone; extensions need not agree then.
+        match: an image is found by its `exact` key; by its key, whatever its extension (`stem`); or (`suffix`) by as
+            many of its path's last steps as agree with one image alone, where extensions need not agree either.
         select: the kind's columns, each an SQL expression over the records.
         extra: more columns kept for `where`; not written for the trainer.
         drop: reason -> SQL predicate; rows for which it is true are dropped with that reason.
@@ -412,9 +416,9 @@ class Table(Model):
 
     kind: str
     records: Records
-    images_from: str | None = None
+    images_from: Name | dict[str, Name] | None = None
     image: str | dict[str, str] | None = None
-    match: Literal["exact", "suffix"] = "exact"
+    match: Literal["exact", "stem", "suffix"] = "exact"
     select: dict[str, str]
     extra: dict[str, str] = {}
     drop: dict[str, str] = {}
@@ -443,9 +447,17 @@ class Table(Model):
                 )
         if self.captions is not None and kind.column(CAPTION) is None:
             raise ValueError(f"{self.kind} samples have no captions that others could replace")
+        if isinstance(self.images_from, dict) and self.records.function is not None:
+            raise ValueError("images_from names several datasets, and a function's sizes come from one")
         if isinstance(self.image, str) and kind.image_path is None:
             raise ValueError(f"image has to say for each of {', '.join(named)} which images a record has")
         return self
+
+    def image_datasets(self, own: str) -> dict[str, str]:
+        """How references to its images begin -> the dataset that has them; `own` is the table's."""
+        if isinstance(self.images_from, dict):
+            return self.images_from
+        return {"": self.images_from or own}
 
     @property
     def image_keys(self) -> dict[str, str]:
@@ -539,7 +551,7 @@ class Recipe(Model):
 
     name: Name
     title: str = ""
-    trainer: Literal["lavida-o"] = "lavida-o"
+    trainer: Literal["lavida-o", "convllava"] = "lavida-o"
     entries: tuple[Entry, ...] = ()
     weights: dict[str, float] = {}
     batch_sizes: dict[str, float] = {}

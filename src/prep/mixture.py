@@ -52,9 +52,12 @@ class Ingredient:
         return source.repo if isinstance(source, HuggingFaceSource) else homepage or source.kind
 
     @property
-    def images_from(self) -> str | None:
+    def images_from(self) -> tuple[str, ...]:
         """The dataset that has its images, where that is another one."""
-        return None if self.dataset is None else self.dataset.tables[self.entry.table].images_from
+        if self.dataset is None:
+            return ()
+        table = self.dataset.tables[self.entry.table]
+        return tuple(name for name in table.image_datasets(self.dataset.name).values() if name != self.dataset.name)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for a JSON document."""

@@ -17,6 +17,8 @@ from prep.errors import DataError
 from prep.files import atomic_path
 
 MAX_CSV_LINE = 50_000_000  # bytes
+ROW_GROUP = "4MB"  # of parquet, or 122,880 rows: what is in memory at once, several times over
+ARROW_ROWS = 4_096  # of a batch; by default it is a million
 TASK_KEY = "prep.task"  # in a parquet file's metadata: fingerprint of what the file was made from
 
 
@@ -90,9 +92,14 @@ def csv_file(path: Path) -> str:
     )
 
 
-def json_objects(path: Path) -> str:
-    """A table expression of exactly this file's objects as `json`: those of a list, or one after the other."""
-    return f"read_json_objects({_files([path])}, format = 'auto', maximum_object_size = {MAX_CSV_LINE})"
+def json_objects(path: Path, *, is_list: bool | None = None, max_object_bytes: int = MAX_CSV_LINE) -> str:
+    """A table expression of exactly this file's objects as `json`.
+
+    Args:
+        is_list: the objects are those of one list; False: they stand one after the other; None: DuckDB finds out.
+    """
+    layout = "auto" if is_list is None else "array" if is_list else "unstructured"
+    return f"read_json_objects({_files([path])}, format = '{layout}', maximum_object_size = {max_object_bytes})"
 
 
 def json_file(path: Path, types: Mapping[str, str], *, is_list: bool, max_object_bytes: int) -> str:
@@ -128,13 +135,18 @@ def data_errors(about: str, next_step: str = "") -> Iterator[None]:
 
 
 def copy_to_parquet(
-    connection: duckdb.DuckDBPyConnection, query: str, target: Path, metadata: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, query: str, target: Path, metadata: Mapping[str, str], level: int = 3
 ) -> int:
-    """Write the rows of `query` to the parquet file `target`, whole or not at all; the number of rows."""
+    """Write the rows of `query` to the parquet file `target`, whole or not at all; the number of rows.
+
+    Args:
+        level: of zstd's compression; 1 takes two thirds of the time, and some per cent more room.
+    """
     pairs = ", ".join(f"{name(key)}: {text(value)}" for key, value in metadata.items())
     with atomic_path(target) as temporary:
         result = connection.execute(
-            f"COPY ({query}) TO {text(str(temporary))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{pairs}}})"
+            f"COPY ({query}) TO {text(str(temporary))} (FORMAT parquet, COMPRESSION zstd, "
+            f"COMPRESSION_LEVEL {level}, ROW_GROUP_SIZE_BYTES '{ROW_GROUP}', KV_METADATA {{{pairs}}})"
         ).fetchall()
     return int(result[0][0])
 
@@ -146,7 +158,7 @@ def write_with_nulls(
     import pyarrow.parquet as pq
 
     rows = 0
-    reader = connection.sql(query).to_arrow_reader()
+    reader = connection.sql(query).to_arrow_reader(ARROW_ROWS)
     schema = reader.schema.with_metadata(dict(metadata))
     with atomic_path(target) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -204,19 +205,16 @@ class Workspace:
         found: dict[str, Dataset] = {}
         for table in self.normalized_names:
             dataset = self.catalogue.dataset_of_table(table)
-            images_from = dataset.tables[table].images_from
-            if images_from and table in self.table_names:
-                found.setdefault(images_from, self.catalogue.dataset(images_from))
+            if table in self.table_names:
+                for name in dataset.tables[table].image_datasets(dataset.name).values():
+                    found.setdefault(name, self.catalogue.dataset(name))
             found.setdefault(dataset.name, dataset)
         return tuple(found.values())
 
     def needs_images(self, dataset: Dataset) -> bool:
         """Whether a table of the recipe shows the dataset's images; some datasets give captions alone."""
-        shown = (dataset.tables[table].images_from or dataset.name for dataset, table in self._tables())
-        return dataset.name in shown
-
-    def _tables(self) -> list[tuple[Dataset, str]]:
-        return [(self.catalogue.dataset_of_table(table), table) for table in self.table_names]
+        tables = (self.table(name) for name in self.table_names)
+        return any(dataset.name in table.image_datasets(own.name).values() for own, table in tables)
 
     def select_datasets(self, names: Sequence[str]) -> tuple[Dataset, ...]:
         """The datasets that `names` (datasets or tables) mean; all of the recipe for no names.
@@ -418,6 +416,22 @@ class Workspace:
     def training_yaml(self) -> Path:
         """The YAML that the trainer reads."""
         return self.root / "training" / f"{self.recipe.name}.yaml"
+
+    @property
+    def training_module(self) -> Path:
+        """The Python module with the datasets of ConvLLaVA; its name can be imported."""
+        name = re.sub(r"\W", "_", self.recipe.name, flags=re.ASCII)
+        return self.root / "training" / f"{name if name.isidentifier() else f'_{name}'}.py"
+
+    @property
+    def training_file(self) -> Path:
+        """What the recipe's trainer is given."""
+        return self.training_module if self.recipe.trainer == "convllava" else self.training_yaml
+
+    @property
+    def training_lists(self) -> Path:
+        """Folder of the JSON lists that the trainer reads."""
+        return self.root / "training" / self.recipe.name
 
     # -- prep.lock ---------------------------------------------------------------------------------------------
 

@@ -47,7 +47,12 @@ def turns(*values: str) -> list[dict[str, str]]:
 
 
 def mammoth(image: str | None, *values: str) -> Row:
-    return {"image": image, "conversations": json.dumps(turns(*values), ensure_ascii=False)}
+    return {"image": image, "conversations": turns(*values)}
+
+
+def parsed(rows: list[Row]) -> list[Row]:
+    """Rows with their turns read; how their text is laid out is the publisher's."""
+    return [row | {"conversations": json.loads(row["conversations"])} for row in rows]
 
 
 def several(images: list[str] | None, *values: str) -> Row:
@@ -104,7 +109,7 @@ def test_entries(line: Finished) -> None:
 
 
 def test_mammoth_of_one_picture(line: Finished) -> None:
-    assert line.rows("mammoth-si") == [
+    assert parsed(line.rows("mammoth-si")) == [
         mammoth(GEOMETRY, "<image>\nFind x.", "Step 1 is to add. So x = 5."),
         mammoth(SEVEN, "<image>\nWhat is there?", "A circle.", "Which colour?", "Red."),
         mammoth(EIGHT, "<image>\nWhat is on the right?", "A square."),
@@ -113,7 +118,7 @@ def test_mammoth_of_one_picture(line: Finished) -> None:
         mammoth(TINY, "<image>\nHow many bars?", "Three."),
         mammoth(GEOMETRY, "<image>\nFind y in .", "y = 6"),
     ]
-    assert line.text_rows("mammoth-si") == [
+    assert parsed(line.text_rows("mammoth-si")) == [
         mammoth(None, "What is 2 + 2?", "4"),
         mammoth(None, "Say hello.", "Hello.", "Again.", "Hello again."),
     ]

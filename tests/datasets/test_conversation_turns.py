@@ -202,7 +202,7 @@ def test_column() -> None:
     ]
     images = pa.array([1, 0, 0, 0, None], pa.int32())
     expected = [
-        {"turns": json.dumps(human_gpt("<image>\nQ", "é"), ensure_ascii=False), "reason": None},
+        {"turns": conversations[0], "reason": None},  # in order already, so it is the same text
         {"turns": json.dumps(human_gpt("Q", "A")), "reason": None},
         {"turns": None, "reason": "empty_turn"},
         {"turns": None, "reason": "no_conversations"},

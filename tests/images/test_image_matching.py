@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prep.images.index import SCHEMA
-from prep.images.matching import image_facts
+from prep.images.matching import Indexed, image_facts
 
 EMPTY = dict.fromkeys(SCHEMA.names)
 
@@ -31,11 +31,12 @@ def found(keys: list[str | None], index: list[Path], match: str) -> list[tuple[s
     """(path, status) for each sample's key."""
     rows = ", ".join(f"({n}, {'NULL' if key is None else repr(key)})" for n, key in enumerate(keys))
     samples = f"(SELECT * FROM (VALUES {rows}) AS s(row, image_key))"
-    tables = image_facts(samples, [], index, match).tables
+    tables = image_facts(samples, [], [Indexed("", tuple(index), "/r")], match).tables
     with duckdb.connect() as connection:
-        return connection.execute(
+        found = connection.execute(
             f"WITH {tables} SELECT i.path, i.status FROM {samples} s LEFT JOIN images i USING (image_key) ORDER BY row"
         ).fetchall()
+    return [(path and path.removeprefix("/r/"), status) for path, status in found]
 
 
 def test_an_exact_key_is_the_whole_key(tmp_path: Path) -> None:
@@ -109,14 +110,49 @@ def test_lists_keep_their_order_and_tell_the_first_failure(tmp_path: Path) -> No
     index = [write_index(tmp_path / "i.parquet", {"a": "ok", "b": "ok", "x": "empty", "y": "damaged"})]
     lists = "(0, ['b', 'a']), (1, ['a', 'y', 'x']), (2, ['a', 'q']), (3, NULL), (4, ['a', 'a'])"
     samples = f"(SELECT * FROM (VALUES {lists}) AS s(row, shown))"
-    facts = image_facts(f"(SELECT *, NULL::VARCHAR AS image_key FROM {samples})", ["shown"], index, "exact")
+    facts = image_facts(
+        f"(SELECT *, NULL::VARCHAR AS image_key FROM {samples})", ["shown"], [Indexed("", tuple(index), "/r")], "exact"
+    )
     with duckdb.connect() as connection:
         rows = connection.execute(
             f"WITH {facts.tables} SELECT row, paths, status FROM {facts.alias('shown')} ORDER BY row"
         ).fetchall()
     assert rows == [
-        (0, ["b", "a"], "ok"),
-        (1, ["a", None, None], "damaged"),
-        (2, ["a", None], "missing"),
-        (4, ["a", "a"], "ok"),
+        (0, ["/r/b", "/r/a"], "ok"),
+        (1, ["/r/a", None, None], "damaged"),
+        (2, ["/r/a", None], "missing"),
+        (4, ["/r/a", "/r/a"], "ok"),
+    ]
+
+
+def test_several_datasets_by_how_references_begin(tmp_path: Path) -> None:
+    first = write_index(tmp_path / "1.parquet", {"1.jpg": "ok", "2.gif": "ok", "3.png": "ok", "3.gif": "ok"})
+    other = write_index(tmp_path / "2.parquet", {"VG_100K/1.jpg": "ok", "/out/of/it.jpg": "ok"})
+    index = [
+        Indexed("ocr_vqa/images", (first,), "/s/ocr"),
+        Indexed("vg/", (other,), "s3://b/vg"),
+        Indexed("no", (), ""),
+    ]
+    keys = [
+        "ocr_vqa/images/1.jpg",
+        "ocr_vqa/images/2.jpg",
+        "ocr_vqa/images/3.jpg",
+        "vg/VG_100K/1.jpg",
+        "1.jpg",
+        "no/1.jpg",
+    ]
+    rows = ", ".join(f"({n}, {key!r})" for n, key in enumerate(keys))
+    samples = f"(SELECT * FROM (VALUES {rows}) AS s(row, image_key))"
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            f"WITH {image_facts(samples, [], index, 'stem').tables} SELECT i.path, i.status "
+            f"FROM {samples} s LEFT JOIN images i USING (image_key) ORDER BY row"
+        ).fetchall()
+    assert found == [
+        ("/s/ocr/1.jpg", "ok"),
+        ("/s/ocr/2.gif", "ok"),
+        (None, "ambiguous"),
+        ("s3://b/vg/VG_100K/1.jpg", "ok"),
+        (None, None),
+        (None, None),
     ]

@@ -34,6 +34,9 @@ REPOS = (
     *("jacklishufan/reflect-DiT", "KonstantinosKK/reflect-dit-train-images"),
     *("weiwu-ww/Recap-Long-Coyo", "weiwu-ww/Recap-Long-Laion", "supermodelresearch/Re-LAION-Caption19M"),
     *("jxu124/refcoco", "jxu124/refcocoplus", "jxu124/refcocog"),
+    *("FreedomIntelligence/ALLaVA-4V", "Vision-Flan/vision-flan_191-task_1k", "Lin-Chen/ShareGPT4V"),
+    *("liuhaotian/LLaVA-Instruct-150K", "liuhaotian/LLaVA-Pretrain", "DVLe/sharegpt"),
+    *("weizhiwang/llava_v15_instruction_images", "BoyangZ/OCR_VQA", "howard-hou/OCR-VQA"),
 )
 Row = dict[str, Any]
 
@@ -121,6 +124,8 @@ def test_its_environment_and_sources_lead_to_it_alone(world: World) -> None:
     assert set(WorkspaceConfig.model_validate({"sources": world.sources}).sources) == {
         *("coco-2014", "coco-2017", "flickr30k", "grand-f-images", "laion-2b-2022", "blip3o-long-caption"),
         *("refcoco", "refcoco-plus", "refcocog"),
+        *("coco-train2017", "gqa", "textvqa", "visual-genome", "sa-1b"),
+        *("web-celebrity", "web-landmark", "wikiart", "share-textvqa", "sam-9k"),
     }
     api = HfApi(endpoint=world.url)
     world.requests.clear()

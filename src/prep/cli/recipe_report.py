@@ -35,7 +35,7 @@ def _entries(found: Sequence[Ingredient]) -> Table:
     table.add_column("group\nits share", overflow="fold")
     table.add_column("status" + "\nso far" * shows_progress, no_wrap=True)
     for item in found:
-        images = f", images of {item.images_from}" if item.images_from else ""
+        images = f", images of {', '.join(item.images_from)}" if item.images_from else ""
         table.add_row(
             Text(f"{item.entry.label}\n{item.entry.table}"),
             Text(f"{item.source}\n{item.dataset.license if item.dataset else ''}{images}"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prep.preview import Shown
     from prep.stages.check import CheckReport
     from prep.stages.emit_s3_reader import EmittedReader
-    from prep.stages.emit_yaml import Emission
+    from prep.stages.emission import Emission
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
 

@@ -83,9 +83,14 @@ def turns_column(conversations: pa.ChunkedArray | pa.Array, images: pa.ChunkedAr
     """
     turns: list[str | None] = []
     reasons: list[str | None] = []
-    for published, count in zip(conversations.to_pylist(), images.to_pylist(), strict=True):
-        normal, reason = normal_turns(published, count or 0)
-        turns.append(None if normal is None else _encode(normal))
+    for text, count in zip(conversations.to_pylist(), images.to_pylist(), strict=True):
+        try:
+            published = _read(text) if text is not None else None
+            normal, reason = normal_turns(published, count or 0)
+        except _Unusable as unusable:
+            normal, reason = None, str(unusable)
+        # Most are in order already: their text stays, which saves writing it anew.
+        turns.append(None if normal is None else text if normal == published and text[0] == "[" else _encode(normal))
         reasons.append(reason)
     return pa.StructArray.from_arrays(
         [pa.array(turns, pa.string()), pa.array(reasons, pa.string())], fields=list(_COLUMN)

@@ -194,7 +194,9 @@ def safe_member(name: str) -> str | None:
 
 def split_member(name: str) -> tuple[str, str]:
     """A member's record and extension: `./a/b.c/0001.seg.png` is `seg.png` of record `a/b.c/0001`."""
-    folder, slash, file = str(PurePosixPath(name)).rpartition("/")
+    if "//" in name or "./" in name:
+        name = str(PurePosixPath(name))
+    folder, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return folder + slash + stem, extension.lower()
 

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from prep import sql
-from prep.images.index import SCHEMA
 from prep.schema import IMAGE_KEY, ROW
 
 AMBIGUOUS = "ambiguous"  # status of a path whose end agrees with several images
 
+_STEM = "(regexp_replace({0}, '\\.[^./]*$', '') || '/')"  # a path without its extension, marked
 _FACTS = ("status", "path", "width", "height")
+
+
+class Indexed(NamedTuple):
+    """The images of one dataset.
+
+    Attributes:
+        prefix: how references to them begin; empty, or followed by a slash.
+        shards: of their index.
+        root: folder, or address on S3, that the index's paths are below.
+    """
+
+    prefix: str
+    shards: tuple[Path, ...]
+    root: str
 
 
 @dataclass(frozen=True)
@@ -33,25 +48,19 @@ class ImageFacts:
         return f"images_{self.columns.index(column)}"
 
 
-def image_facts(samples: str, columns: Sequence[str], index: Sequence[Path], match: str) -> ImageFacts:
+def image_facts(samples: str, columns: Sequence[str], index: Sequence[Indexed], match: str) -> ImageFacts:
     """What the index says of the images of `samples`.
 
     Args:
         samples: a table expression with `image_key`, `row` and the columns.
         columns: those that hold lists of keys.
-        index: shards of the image index.
-        match: `exact`, or `suffix`: the whole path, or else the longest run of its last steps that some image has, the
-            name alone only where one of the two has no folder; extensions count only between images that agree in all
-            the rest.
+        index: where images may be.
+        match: `exact`; `stem`: the whole path, whatever its extension; or `suffix`: the whole path, or else the longest
+            run of its last steps that some image has, the name alone only where one of the two has no folder.
+            Extensions count between images that agree in all the rest.
     """
-    nothing = ", ".join(
-        f"CAST(NULL AS {'INTEGER' if name in ('width', 'height') else 'VARCHAR'}) AS {name}"
-        for name in SCHEMA.names
-        if name in (IMAGE_KEY, *_FACTS)
-    )
-    rows = f"SELECT DISTINCT ON ({IMAGE_KEY}) {IMAGE_KEY}, {', '.join(_FACTS)} FROM {sql.parquet_files(index)}"
-    tables = [f"known AS ({rows if index else f'SELECT {nothing} WHERE false'})"]
-    tables += _by_suffix(samples, columns) if match == "suffix" else ["images AS (SELECT * FROM known)"]
+    tables = [f"known AS ({' UNION ALL '.join(map(_known, index)) or _known(Indexed('', (), ''))})"]
+    tables += ["images AS (SELECT * FROM known)"] if match == "exact" else _by_ending(samples, columns, match)
     for number, column in enumerate(columns):
         name = sql.name(column)
         keys = f"SELECT {ROW}, unnest({name}) AS {IMAGE_KEY}, generate_subscripts({name}, 1) AS place FROM {samples}"
@@ -65,16 +74,29 @@ def image_facts(samples: str, columns: Sequence[str], index: Sequence[Path], mat
     return ImageFacts(", ".join(tables), tuple(columns))
 
 
-def _by_suffix(samples: str, columns: Sequence[str]) -> list[str]:
+def _known(indexed: Indexed) -> str:
+    """SQL of a dataset's images, each once: the key as references have it, and its whole path."""
+    if not indexed.shards:
+        types = {"width": "INTEGER", "height": "INTEGER"}
+        nothing = (f"CAST(NULL AS {types.get(name, 'VARCHAR')}) AS {name}" for name in (IMAGE_KEY, *_FACTS))
+        return f"SELECT {', '.join(nothing)} WHERE false"
+    prefix = f"{indexed.prefix.strip('/')}/" if indexed.prefix.strip("/") else ""
+    root = sql.text(f"{indexed.root}/")
+    path = f"if(starts_with(path, '/'), path, {root} || path)"
+    once = f"SELECT DISTINCT ON ({IMAGE_KEY}) {IMAGE_KEY}, {', '.join(_FACTS)} FROM {sql.parquet_files(indexed.shards)}"
+    return f"SELECT * REPLACE ({sql.text(prefix)} || {IMAGE_KEY} AS {IMAGE_KEY}, {path} AS path) FROM ({once})"
+
+
+def _by_ending(samples: str, columns: Sequence[str], match: str) -> list[str]:
     keys = [f"SELECT {IMAGE_KEY} FROM {samples}"]
     keys += [f"SELECT unnest({sql.name(name)}) FROM {samples}" for name in columns]
     wanted = f"SELECT DISTINCT {IMAGE_KEY} FROM ({' UNION ALL '.join(keys)}) WHERE {IMAGE_KEY} IS NOT NULL"
     facts = ", ".join(f"if(chosen.images = 1, known.{fact}, NULL) AS {fact}" for fact in _FACTS if fact != "status")
     return [
         f"wanted AS (SELECT {IMAGE_KEY}, unnest(ends) AS ending, generate_subscripts(ends, 1) AS rank"
-        f" FROM (SELECT {IMAGE_KEY}, {_endings(is_known=False)} AS ends FROM ({wanted})))",
+        f" FROM (SELECT {IMAGE_KEY}, {_endings(match, is_known=False)} AS ends FROM ({wanted})))",
         f"endings AS (SELECT ending, count(DISTINCT {IMAGE_KEY}) AS images, any_value({IMAGE_KEY}) AS known_key"
-        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings(is_known=True)}) AS ending FROM known) GROUP BY ending)",
+        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings(match, is_known=True)}) AS ending FROM known) GROUP BY ending)",
         f"chosen AS (SELECT {IMAGE_KEY}, unnest(arg_min(struct_pack(images, known_key), rank))"
         f" FROM wanted JOIN endings USING (ending) GROUP BY {IMAGE_KEY})",
         f"images AS (SELECT chosen.{IMAGE_KEY}, if(chosen.images > 1, '{AMBIGUOUS}', known.status) AS status, {facts}"
@@ -82,16 +104,19 @@ def _by_suffix(samples: str, columns: Sequence[str]) -> list[str]:
     ]
 
 
-def _endings(*, is_known: bool) -> str:
+def _endings(match: str, *, is_known: bool) -> str:
     """SQL of the ends of a path: the whole of it, then the longest first, with and without its extension.
 
     A slash in front marks the whole, one behind an end without extension: neither is taken for another sort. A name
     alone is marked too, by whether folders stand before it: two paths with folders have to agree in one of these.
     """
     steps = f"list_filter(string_split({IMAGE_KEY}, '/'), lambda step: step NOT IN ('', '.'))"
+    whole = f"'/' || array_to_string({steps}, '/')"
+    if match == "stem":
+        return f"[{whole}, {_STEM.format(whole)}]"
     ends = f"list_transform(range(1, len({steps})), lambda i: array_to_string({steps}[i:], '/'))"
     is_alone = f"len({steps}) = 1"
     marks = f"if({is_alone}, ['any:', 'alone:'], ['any:'])" if is_known else f"[if({is_alone}, 'any:', 'alone:')]"
     names = f"list_transform({marks}, lambda mark: mark || {steps}[-1])"
-    both = "lambda e: [e, regexp_replace(e, '\\.[^./]*$', '') || '/']"
-    return f"list_prepend('/' || array_to_string({steps}, '/'), flatten(list_transform({ends} || {names}, {both})))"
+    both = f"lambda e: [e, {_STEM.format('e')}]"
+    return f"list_prepend({whole}, flatten(list_transform({ends} || {names}, {both})))"

@@ -1,4 +1,4 @@
-"""Tars, JSON and cut streams, the same bytes each time."""
+"""Tars, zips, JSON and cut streams, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def tar(members: Members) -> bytes:
 def tar_gz(members: Members) -> bytes:
     """The same, compressed."""
     return gzip.compress(tar(members), 1, mtime=0)
+
+
+def zipped(members: Members) -> bytes:
+    """A zip of members as they are, dated 1980; a name that ends in `/` is a folder."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return target.getvalue()
 
 
 def write(path: Path, data: bytes | str) -> None:

@@ -9,23 +9,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prep.publishers.allava import write_allava
 from prep.publishers.blip3o import LONG_CAPTION, write_blip3o
 from prep.publishers.coyo import write_coyo
 from prep.publishers.drive import write_drive
 from prep.publishers.echo_4o import write_echo_4o
 from prep.publishers.gpt_image_edit import write_gpt_image_edit
+from prep.publishers.gqa import write_gqa
 from prep.publishers.grand_f import HUMAN_DRIVE_ID, HUMAN_IMAGES, write_grand_f
 from prep.publishers.hub import TOKEN
 from prep.publishers.image_host import write_odd_images
 from prep.publishers.laion import AESTHETIC, RESEARCH_SAFE, write_laion
+from prep.publishers.llava import write_llava
 from prep.publishers.mammoth import write_mammoth
+from prep.publishers.ocr_vqa import write_ocr_vqa
 from prep.publishers.recaptions import write_recaptions
 from prep.publishers.refcoco import write_refcoco
 from prep.publishers.reflect_dit import write_reflect_dit
 from prep.publishers.replies import Fault
+from prep.publishers.sa_1b import write_sa_1b
 from prep.publishers.server import PublisherServer
+from prep.publishers.sharegpt4v import write_sharegpt4v
 from prep.publishers.sharegpt_4o import write_sharegpt_4o
+from prep.publishers.textvqa import write_textvqa
+from prep.publishers.vision_flan import write_vision_flan
+from prep.publishers.visual_genome import write_visual_genome
 from prep.publishers.visual_web_instruct import write_visual_web_instruct
+from prep.publishers.webdata import drive_files, drive_sources, write_webdata
 
 GATED = (RESEARCH_SAFE, AESTHETIC)
 FOLDERS = ("hub", "files", "img", "flickr30k", "drive", "models")
@@ -57,7 +67,7 @@ class World:
         with ExitStack() as stack:
             server = PublisherServer(hub, files, images, drive=drive, models=models, gated=GATED, port=self._port)
             self.server = stack.enter_context(server)
-            self.server.drive.files = {HUMAN_DRIVE_ID: files / "grand-f" / HUMAN_IMAGES}
+            self.server.drive.files = {HUMAN_DRIVE_ID: files / "grand-f" / HUMAN_IMAGES, **drive_files(files)}
             self.url = server.url
             self._build()
             self._stack = stack.pop_all()
@@ -106,6 +116,7 @@ class World:
         coco = f"{self.url}/files/coco"
         return {
             "coco-2014": {"kind": "http", "files": [{"url": f"{coco}/train2014.zip"}]},
+            "coco-train2017": {"kind": "http", "files": [{"url": f"{coco}/train2017.zip"}]},
             "coco-2017": {
                 "kind": "http",
                 "files": [{"url": f"{coco}/train2017.zip"}, {"url": f"{coco}/val2017.zip"}],
@@ -121,6 +132,16 @@ class World:
                 name: {"kind": "http", "files": [{"url": f"{self.url}/files/refcoco/{archive}.zip"}]}
                 for name, archive in (("refcoco", "refcoco"), ("refcoco-plus", "refcoco+"), ("refcocog", "refcocog"))
             },
+            **{
+                name: {"kind": "http", "files": [{"url": f"{self.url}/files/{file}"} for file in archives]}
+                for name, archives in (
+                    ("gqa", ("gqa/images.zip",)),
+                    ("textvqa", ("textvqa/train_val_images.zip",)),
+                    ("visual-genome", ("vg/images.zip", "vg/images2.zip")),
+                )
+            },
+            **drive_sources(f"{self.url}/drive"),
+            "sa-1b": {"kind": "local", "path": str(self.folder / "files" / "sa-1b")},
             "laion-2b-2022": {"kind": "local", "path": str(self.folder / "files"), "include": ["laion*/*.parquet"]},
         }
 
@@ -157,6 +178,16 @@ def write_world(folder: Path, url: str) -> None:
     write_echo_4o(hub)
     write_gpt_image_edit(hub, models)
     write_refcoco(hub, files)
+    write_gqa(files)
+    write_ocr_vqa(hub)
+    write_sa_1b(files)
+    write_textvqa(files)
+    write_visual_genome(files)
+    write_webdata(hub, files)
+    write_allava(hub)
+    write_llava(hub)
+    write_sharegpt4v(hub)
+    write_vision_flan(hub)
     for repo in [*hub.glob("*/*"), *models.glob("*/*")]:
         (repo / ".gitattributes").write_text("*.parquet filter=lfs\n*.tar filter=lfs\n", encoding="utf-8")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,10 @@ from prep.errors import DataError
 from prep.schema import DROP_REASON
 
 BAD_JSON = "bad_json"
+OBJECT = "object"  # column of `read_objects`
 MAX_OBJECT_BYTES = 16 << 20
 BATCH_ROWS = 32  # of DuckDB's, which are in memory at once however large they are
-BATCH_BYTES = 1 << 20  # of ours, or what one row more makes of it
+BATCH_BYTES = 1 << 18  # of ours, or what one row more makes of it
 ROW_BYTES = 100  # that a row takes besides its text
 FREED_BYTES = 16 << 20  # of a mapped part, after which what was read of it is given back
 HEAD_BYTES = 60  # of a part, that an error shows
@@ -58,16 +59,52 @@ def read(part: Path, fields: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
     types = {key: "JSON" if type_ == "json" else "VARCHAR" for key, type_ in fields.items()}
     columns = [(key, pa.json_(pa.string()) if type_ == "JSON" else pa.string()) for key, type_ in types.items()]
     schema = pa.schema([*columns, (DROP_REASON, pa.string())])
+    values = ", ".join(f"struct_extract(found, {sql.text(key)}) AS {sql.name(key)}" for key in types)
+    from_items = f"""
+        SELECT {values}, CASE WHEN found IS NULL THEN '{BAD_JSON}' END AS {DROP_REASON} FROM (
+            SELECT CASE WHEN json_valid(item) AND json_type(item) = 'OBJECT'
+                   THEN json_transform(item, {sql.text(json.dumps(types))}) END AS found FROM items)
+    """
+
+    def from_file(is_list: bool) -> str:
+        file = sql.json_file(part, types, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)
+        return f"SELECT *, CAST(NULL AS VARCHAR) AS {DROP_REASON} FROM {file}"
+
     is_first = True
-    for batch in _joined(_batches(part, types)):
+    for batch in _joined(_batches(part, from_file, from_items)):
         if is_first and all(column.null_count == len(batch) for column in batch.columns[:-1]):
             _check_keys(part, set(fields), len(batch))
         is_first = False
         yield batch.cast(schema)
 
 
-def _batches(part: Path, types: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
-    """The same, JSON as plain text."""
+def read_objects(part: Path) -> Iterator[pa.RecordBatch]:
+    """Every object of one part as it is written there, in its order: columns `object` (text) and `drop_reason`.
+
+    What `read` cannot read is null here too, with the same reason.
+
+    Raises:
+        DataError: the part is a list that is not whole.
+    """
+    is_bad = f"CASE WHEN {OBJECT} IS NULL THEN '{BAD_JSON}' END AS {DROP_REASON}"
+    is_object = "json_valid(item) AND json_type(item) = 'OBJECT'"
+    from_items = f"SELECT *, {is_bad} FROM (SELECT CASE WHEN {is_object} THEN item END AS {OBJECT} FROM items)"
+
+    def from_file(is_list: bool) -> str:
+        file = sql.json_objects(part, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)
+        item = "CASE WHEN json_type(json) = 'OBJECT' THEN CAST(json AS VARCHAR) END"
+        return f"SELECT *, {is_bad} FROM (SELECT {item} AS {OBJECT} FROM {file})"
+
+    return _joined(_batches(part, from_file, from_items))
+
+
+def _batches(part: Path, from_file: Callable[[bool], str], from_items: str) -> Iterator[pa.RecordBatch]:
+    """What two queries say of a part's objects, JSON as plain text.
+
+    Args:
+        from_file: whether the part is a list -> a query over the part.
+        from_items: the same over a table `items` of texts `item`, for objects that are read one by one.
+    """
     with _mapped(part) as data, sql.connect() as connection:
         start, is_list = _start_of(data)
         if is_list and not data[-TAIL_BYTES:].rstrip().endswith(b"]"):
@@ -75,16 +112,14 @@ def _batches(part: Path, types: Mapping[str, str]) -> Iterator[pa.RecordBatch]:
         connection.execute("SET streaming_buffer_size = '100KB'")
         rows = 0
         try:
-            file = sql.json_file(part, types, is_list=is_list, max_object_bytes=MAX_OBJECT_BYTES)
-            query = f"SELECT *, CAST(NULL AS VARCHAR) AS {DROP_REASON} FROM {file}"
-            for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
+            for batch in connection.sql(from_file(is_list)).to_arrow_reader(BATCH_ROWS):
                 rows += len(batch)
                 yield batch
         except (duckdb.InvalidInputException, OSError) as error:  # the latter from Arrow, with DuckDB's words
             if not str(error).startswith("Invalid Input Error"):
                 raise
             spans = _spans(data, start, is_list, part)
-            yield from _read_each(connection, data, islice(spans, rows, None), types)
+            yield from _read_each(connection, data, islice(spans, rows, None), from_items)
 
 
 def _joined(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -102,15 +137,8 @@ def _joined(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _read_each(
-    connection: duckdb.DuckDBPyConnection, data: Bytes, spans: Iterable[Span], types: Mapping[str, str]
+    connection: duckdb.DuckDBPyConnection, data: Bytes, spans: Iterable[Span], query: str
 ) -> Iterator[pa.RecordBatch]:
-    structure = sql.text(json.dumps(types))
-    values = ", ".join(f"struct_extract(found, {sql.text(key)}) AS {sql.name(key)}" for key in types)
-    query = f"""
-        SELECT {values}, CASE WHEN found IS NULL THEN '{BAD_JSON}' END AS {DROP_REASON} FROM (
-            SELECT CASE WHEN json_valid(item) AND json_type(item) = 'OBJECT'
-                   THEN json_transform(item, {structure}) END AS found FROM items)
-    """
     for texts in _in_batches(_text(data, span) for span in _freeing(data, spans)):
         connection.register("items", pa.table({"item": pa.array(texts, pa.string())}))
         yield from connection.sql(query).to_arrow_table().to_batches()

@@ -9,53 +9,30 @@ from typing import Any, NamedTuple
 
 from prep import sql
 from prep.config import Entry, GivenImages
-from prep.errors import ConfigError, DataError, UsageError
+from prep.errors import ConfigError, UsageError
 from prep.files import write_text
-from prep.images.chunks import NOT_FETCHED
-from prep.manifest import Manifest, fingerprint, read_finished
+from prep.manifest import Manifest, fingerprint
 from prep.schema import HEIGHT, KINDS, WIDTH, Column
-from prep.stages.filter import TEXT_ONLY, effective_rules
+from prep.stages.emission import (
+    Emission,
+    Ready,
+    marked,
+    not_fetched_notes,
+    ready_entries,
+    refuse_to_clobber,
+    rows_of,
+    sampling_of,
+    text_only_rows,
+)
 from prep.stages.shards import ShardTask, build_shards
 from prep.trainers import lavida_o
 from prep.workspace import Workspace
 from prep.yaml_edit import add_keys, append_items, read_exact
 from prep.yaml_file import parse_yaml
 
-_MARK = "# content "  # in our header: the fingerprint of what follows, to tell our own text from an edited one
-
 Remap = tuple[str, str]
 
-
-@dataclass(frozen=True)
-class Emission:
-    """What was written, or would be.
-
-    Attributes:
-        path: the YAML.
-        text: all of it.
-        state: `done`, `up to date` or `planned`.
-        entries: the entries in it that come from this workspace.
-        left_out: table -> why it is not in it: its data is not public, or (only with `partial`) it is not ready.
-        notes: what a person should know.
-    """
-
-    path: Path
-    text: str
-    state: str
-    entries: tuple[dict[str, Any], ...]
-    left_out: dict[str, str]
-    notes: tuple[str, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "stage": "emit-yaml",
-            "path": str(self.path),
-            "state": self.state,
-            "entries": list(self.entries),
-            "left_out": self.left_out,
-            "notes": list(self.notes),
-        }
+_INSTEAD = "`prep emit-yaml --force` replaces it, `-o FILE` writes another, `--append FILE` adds to one."
 
 
 def emit_yaml(
@@ -89,7 +66,7 @@ def emit_yaml(
     """
     path = append or output or workspace.training_yaml
     _check_remap(workspace, remap)
-    ready, left_out = _ready_entries(workspace, stale, partial)
+    ready, left_out = ready_entries(workspace, stale, partial)
     entries, copies = _entries(workspace, ready, path, remap)
     if append is not None:
         text, fresh = _appended(workspace, path, entries)
@@ -98,13 +75,13 @@ def emit_yaml(
     is_there = path.is_file() and path.read_bytes() == text.encode()
     state = "up to date" if is_there else "planned" if dry_run else "done"
     if state == "done" and append is None:
-        _refuse_to_clobber(path, force, replace_own)
+        refuse_to_clobber(path, force, replace_own, _INSTEAD)
     if not dry_run:
         for copy in copies:
             _remap_table(workspace, copy, remap)
     if state == "done":
         write_text(path, text, follow_links=append is not None)
-    return Emission(path, text, state, tuple(fresh), left_out, _notes(ready))
+    return Emission(path, text, state, tuple(fresh), left_out, not_fetched_notes(ready))
 
 
 class _Copy(NamedTuple):
@@ -117,7 +94,7 @@ class _Copy(NamedTuple):
 
 
 def _entries(
-    workspace: Workspace, ready: Sequence[tuple[Entry, Manifest]], path: Path, remap: Sequence[Remap]
+    workspace: Workspace, ready: Sequence[Ready], path: Path, remap: Sequence[Remap]
 ) -> tuple[list[dict[str, Any]], list[_Copy]]:
     """Entries of the YAML at `path`, and the copies that they name."""
     entries, copies = [], []
@@ -132,64 +109,9 @@ def _entries(
     return entries, copies
 
 
-def _ready_entries(
-    workspace: Workspace, stale: Mapping[str, str], partial: bool
-) -> tuple[list[tuple[Entry, Manifest]], dict[str, str]]:
-    """Entries whose tables are ready, each with its table's manifest; and why the others are left out."""
-    ready: list[tuple[Entry, Manifest]] = []
-    left_out = {entry.table: f"not public: {entry.not_public}" for entry in workspace.not_public}
-    for entry in workspace.entries:
-        try:
-            ready.append((entry, _ready(workspace, entry, stale)))
-        except DataError as error:
-            if not partial:
-                raise
-            left_out[entry.table] = error.message
-    if not ready:
-        raise DataError("no entry of the recipe is ready", "`prep status` shows what is missing; `prep run` does it.")
-    return ready, left_out
-
-
-def _notes(ready: Sequence[tuple[Entry, Manifest]]) -> tuple[str, ...]:
-    lacking = {entry.table: manifest.counts.get(NOT_FETCHED, 0) for entry, manifest in ready}
-    return tuple(
-        f"{table}: {count} rows pass the filter but have no image yet (`prep images`)"
-        for table, count in lacking.items()
-        if count
-    )
-
-
-def _ready(workspace: Workspace, entry: Entry, stale: Mapping[str, str]) -> Manifest:
-    """The manifest of the entry's filtered table, if the trainer can have it."""
-    table = entry.table
-    manifest = read_finished(workspace.filtered(table))
-    if manifest is None:
-        raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
-    if table in stale:
-        raise DataError(f"table {table} is out of date: {stale[table]}", "`prep run` does all that is missing.")
-    if not manifest.facts["has_images"]:
-        raise DataError(
-            f"the images of table {table} are not fetched yet",
-            "`prep images`, then `prep filter` once more; or `prep run`.",
-        )
-    columns = tuple(manifest.facts["columns"])
-    rules, _ = effective_rules(workspace.rules(table), columns)
-    if rules.model_dump(mode="json", exclude_none=True) != manifest.facts["rules"]:
-        raise DataError(
-            f"the rules of table {table} changed since it was filtered", "`prep filter`, then `prep emit-yaml`."
-        )
-    if manifest.rows + manifest.counts.get(TEXT_ONLY, 0) == 0:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(manifest.counts.items()))
-        raise DataError(
-            f"the filter left no row of table {table} ({reasons or 'it has none'}); the trainer stops at such an entry",
-            "Loosen the rules (`prep filter --aes-cutoff ... --min-size ...`), or take the entry out of the recipe.",
-        )
-    return manifest
-
-
 def _folders(workspace: Workspace, entry: Entry, manifest: Manifest) -> list[tuple[Path, int, str]]:
     """The entry's folders that have rows, how many, and a name for each: rows without an image are on their own."""
-    text = manifest.counts.get(TEXT_ONLY, 0)
+    text = text_only_rows(manifest)
     folders = [
         (workspace.filtered(entry.table), manifest.rows, entry.label),
         (workspace.text_only(entry.table), text, f"{entry.label}-text"),
@@ -203,13 +125,8 @@ def _sampling(entry: Entry, manifest: Manifest, rows: int) -> str:
     Raises:
         ConfigError: more rows are asked for than there are, where the loader would stop.
     """
-    total = manifest.rows + manifest.counts.get(TEXT_ONLY, 0)
-    sampling = lavida_o.parse_sampling(entry.sampling)
-    if sampling.word == "random" and lavida_o.sampled_rows(entry.sampling, total) > total:
-        raise ConfigError(
-            f"entry {entry.label}: {entry.sampling} asks for more than the {total} rows of {entry.table}",
-            "Ask for fewer in the recipe; the trainer stops otherwise.",
-        )
+    total = rows_of(manifest)
+    sampling = sampling_of(entry, total)
     if rows == total or sampling.number is None or sampling.is_percent or sampling.word == "dup":
         return entry.sampling
     share = min(rows, max(1, round(sampling.number * rows / total)))
@@ -274,27 +191,7 @@ def _text(
         {group: factor for group, factor in recipe.batch_sizes.items() if group in groups},
         header,
     )
-    return f"{_MARK}{fingerprint(body)}\n{body}" if is_for_here else body
-
-
-def _is_own(text: str) -> bool:
-    """Whether the text is one of ours that nobody has edited."""
-    mark, _, body = text.partition("\n")
-    return mark == f"{_MARK}{fingerprint(body)}"
-
-
-def _refuse_to_clobber(path: Path, force: bool, replace_own: bool) -> None:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "Name the YAML file to write.")
-    if force or not path.exists():
-        return
-    is_own = _is_own(path.read_text(encoding="utf-8", errors="replace"))
-    if not (is_own and replace_own):
-        edited = "it is as prep wrote it" if is_own else "it is edited, or for another machine"
-        raise UsageError(
-            f"{path} is there and differs ({edited})",
-            "`prep emit-yaml --force` replaces it, `-o FILE` writes another, `--append FILE` adds to one.",
-        )
+    return marked(body) if is_for_here else body
 
 
 def _appended(workspace: Workspace, path: Path, entries: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:

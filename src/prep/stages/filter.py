@@ -6,6 +6,7 @@ the manifest, and are what emit-yaml writes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from prep import sql
 from prep.config import ArchiveImages, Captions, Dataset, GivenImages, Rules, Table, UrlImages
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
-from prep.images.matching import image_facts
+from prep.images.matching import Indexed, image_facts
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
 from prep.schema import (
     AESTHETIC_SCORE,
@@ -48,8 +49,9 @@ class FilterTask(ShardTask):
     Attributes:
         columns: the trainer's columns that hold anything, in order.
         images: `url`, `given` or `archive`.
-        index: shards of the image index that may hold its images; None where no image is fetched yet.
-        image_root: what the index's paths are below.
+        index: where its images may be; None where no image is fetched yet.
+        index_sha256: what is in the shards of that.
+        image_root: what all images are below.
         match: how samples find their images in it.
         captions: shards of the table whose captions go in the place of its own.
         captions_sha256: what is in them.
@@ -64,7 +66,7 @@ class FilterTask(ShardTask):
     columns: tuple[str, ...]
     rules: Rules
     images: str
-    index: tuple[Path, ...] | None
+    index: tuple[Indexed, ...] | None
     index_sha256: tuple[str, ...]
     image_root: str
     match: str
@@ -88,7 +90,7 @@ class FilterTask(ShardTask):
     @property
     def fingerprint(self) -> str:
         """Everything the files are made from."""
-        facts = None if self.index is None else [self.index_sha256, self.image_root]
+        facts = None if self.index is None else [self.index_sha256, [indexed[::2] for indexed in self.index]]
         rules = self.rules.model_dump(mode="json")
         how = [self.kind, self.columns, self.images, self.match, self.captions_sha256, self.captions_by]
         return fingerprint([VERSION, self.samples_sha256, how, rules, facts])
@@ -109,16 +111,17 @@ def filter_table(
     normalized = read_finished(workspace.normalized(name))
     if normalized is None:
         return Outcome("filter", name, "waiting", note="normalize first")
-    images_of = workspace.catalogue.dataset(table.images_from or dataset.name)
-    kind_of_images = _kind_of_images(images_of)
-    index = _index_of(workspace, images_of)
-    if index is None and kind_of_images == "archive":
-        return Outcome("filter", name, "waiting", note=f"images of {images_of.name} first")
+    images_of = {prefix: workspace.catalogue.dataset(own) for prefix, own in table.image_datasets(dataset.name).items()}
+    kind_of_images = _kind_of_images(next(iter(images_of.values())))
+    indexes = [_index_of(workspace, one) for one in images_of.values()]
+    if kind_of_images == "archive" and None in indexes:
+        waited = list(images_of.values())[indexes.index(None)].name
+        return Outcome("filter", name, "waiting", note=f"images of {waited} first")
     if table.captions is not None and not _captions_are_ready(workspace, name, table.captions, normalized):
         return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
-    columns = _columns_with_values(table.shape, normalized, has_index=index is not None)
+    columns = _columns_with_values(table.shape, normalized, has_index=indexes[0] is not None)
     applied, notes = effective_rules(rules or workspace.rules(name), columns)
-    tasks = _tasks(workspace, name, images_of, normalized, index, columns, applied)
+    tasks = _tasks(workspace, name, images_of, normalized, indexes, columns, applied)
     if applied.where is not None and tasks:
         _check_where(tasks[0])
     outcome = build_shards(
@@ -133,7 +136,7 @@ def filter_table(
             "kind": table.kind,
             "columns": list(columns),
             "rules": applied.model_dump(mode="json", exclude_none=True),
-            "has_images": kind_of_images == "given" or index is not None,
+            "has_images": kind_of_images == "given" or indexes[0] is not None,
             "rows_in": normalized.rows,
         },
         workers=workspace.workers,
@@ -170,19 +173,24 @@ def _captions_are_ready(workspace: Workspace, name: str, captions: Captions, nor
 def _tasks(
     workspace: Workspace,
     name: str,
-    images_of: Dataset,
+    images_of: dict[str, Dataset],
     normalized: Manifest,
-    index: Manifest | None,
+    indexes: Sequence[Manifest | None],
     columns: tuple[str, ...],
     rules: Rules,
 ) -> list[FilterTask]:
     """One task for every shard of samples, with the facts it needs."""
     _, table = workspace.table(name)
-    index_folder = workspace.index(images_of.name)
     captions = _caption_shards(workspace, table)
     tasks = []
     for number, shard in enumerate(normalized.shards):
-        facts = () if index is None else _facts_for(name, table, images_of, normalized, number, index)
+        index, hashes = [], []
+        for (prefix, dataset), manifest in zip(images_of.items(), indexes, strict=True):
+            facts = () if manifest is None else _facts_for(name, table, dataset, normalized, number, manifest)
+            folder = workspace.index(dataset.name)
+            root = f"{workspace.image_root}/{dataset.name}"
+            index.append(Indexed(prefix, tuple(folder / fact.name for fact in facts), root))
+            hashes += [fact.sha256 for fact in facts]
         tasks.append(
             FilterTask(
                 workspace.normalized(name) / shard.name,
@@ -190,10 +198,10 @@ def _tasks(
                 table.kind,
                 columns,
                 rules,
-                _kind_of_images(images_of),
-                None if index is None else tuple(index_folder / fact.name for fact in facts),
-                tuple(fact.sha256 for fact in facts),
-                f"{workspace.image_root}/{images_of.name}",
+                _kind_of_images(next(iter(images_of.values()))),
+                None if indexes[0] is None else tuple(index),
+                tuple(hashes),
+                workspace.image_root,
                 table.match,
                 tuple(captions),
                 tuple(captions.values()),
@@ -339,7 +347,8 @@ def _with_image_facts(task: FilterTask) -> str:
     path = task.shape.image_path
     if task.images == "given":
         return f"SELECT * {_replaced(_given_paths(task))}, 'ok' AS {IMAGE_STATUS} FROM {samples}"
-    if task.index is None or (not task.index and task.images == "url"):  # none is fetched yet, or none of this shard
+    is_empty = task.index is None or not any(indexed.shards for indexed in task.index)
+    if task.index is None or (is_empty and task.images == "url"):  # none is fetched yet, or none of this shard
         unknown = f", CAST(NULL AS VARCHAR) AS {path}" if path else ""
         return f"SELECT *{unknown}, CAST(NULL AS VARCHAR) AS {IMAGE_STATUS} FROM {samples}"
     lists = [column for column in task.shape.image_columns if column.name != path]
@@ -369,9 +378,9 @@ def _replaced(values: dict[str, str]) -> str:
 
 
 def _stored(path: str, column: str, task: FilterTask) -> str:
-    """SQL of an image's path as the trainer opens it, from its path in the index."""
-    root = stored_path(column, task.kind, f"{task.image_root}/")
-    return f"if(starts_with({path}, '/'), {path}, {sql.text(root)} || {path})"
+    """SQL of an image's whole path as the trainer wants to have it in a column."""
+    is_bare = stored_path(column, task.kind, S3_SCHEME) != S3_SCHEME
+    return f"if(starts_with({path}, {sql.text(S3_SCHEME)}), substr({path}, 6), {path})" if is_bare else path
 
 
 def _listed(column: Column, paths: str, task: FilterTask) -> str:
@@ -385,14 +394,7 @@ def _given_paths(task: FilterTask) -> dict[str, str]:
     new = {}
     for column in task.shape.image_columns:
         name = sql.name(column.name)
-        scheme = sql.text(S3_SCHEME) if stored_path(column.name, task.kind, S3_SCHEME) != S3_SCHEME else None
-        bare = "if(starts_with({0}, {1}), substr({0}, 6), {0})"
-        if column.images == "one":
-            if scheme:
-                new[column.name] = bare.format(name, scheme)
-            continue
-        value = f"list_transform({name}, lambda path: {bare.format('path', scheme)})" if scheme else name
-        new[column.name] = f"array_to_string({value}, ';')" if column.images == "joined" else value
+        new[column.name] = _stored(name, column.name, task) if column.images == "one" else _listed(column, name, task)
     return new | _place(task)
 
 

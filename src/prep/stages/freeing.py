@@ -106,7 +106,7 @@ def _unread_tables(workspace: Workspace, dataset: Dataset, path: Path) -> list[s
     """Tables of the workspace that read records out of the part and have not done so."""
     name = path.relative_to(workspace.raw(dataset.name)).as_posix()
     unread = []
-    for table in workspace.table_names:
+    for table in workspace.normalized_names:
         owner, definition = workspace.table(table)
         if owner.name == dataset.name and fnmatch.fnmatchcase(name, definition.records.parts):
             normalized = read_finished(workspace.normalized(table))

@@ -101,11 +101,12 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
     if raw is None:
         return Outcome("normalize", name, "waiting", note="download first")
     index: tuple[Shard, ...] = ()
-    index_folder = workspace.index(table.images_from or dataset.name)
+    images_of = next(iter(table.image_datasets(dataset.name).values()))
+    index_folder = workspace.index(images_of)
     if table.records.function is not None:
         manifest = read_finished(index_folder)
         if manifest is None:
-            return Outcome("normalize", name, "waiting", note=f"images of {table.images_from or dataset.name} first")
+            return Outcome("normalize", name, "waiting", note=f"images of {images_of} first")
         index = manifest.shards
     kind_of_images = _images_kind(dataset, table)
     parts = _matching_parts(raw.shards, table, name)
@@ -162,7 +163,7 @@ def make_samples(task: NormalizeTask) -> None:
         query = samples_query(connection, task)
         if _has_window(task.table):  # such a function leaves the rows in an order of its own
             query = f"{query} ORDER BY {ROW}"
-        sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint})
+        sql.copy_to_parquet(connection, query, task.output, {sql.TASK_KEY: task.fingerprint}, level=1)
 
 
 def _has_window(table: Table) -> bool:

@@ -1,0 +1,171 @@
+"""What is below a folder of images: every name, and no file opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote
+
+import duckdb
+import pyarrow as pa
+
+OWN_FOLDER = ".prep-heal"  # below a folder of images: journals, and originals of what was encoded anew
+BATCH_NAMES = 20_000
+NOT_A_FILE, BROKEN_LINK = "not_a_file", "broken_link"
+_ESCAPES = re.compile(r"#U([0-9a-fA-F]{4})")  # as Info-ZIP's unzip writes what its locale does not have
+_FILES = pa.schema([("base", pa.int32()), ("path", pa.string()), ("is_outside", pa.bool_())])
+
+TABLES = """
+    CREATE TABLE files (base INTEGER, path VARCHAR, is_outside BOOLEAN);
+    CREATE TABLE others (base INTEGER, path VARCHAR, kind VARCHAR);
+    CREATE TABLE links (base INTEGER, path VARCHAR, target VARCHAR);
+    CREATE TABLE outside (base INTEGER, path VARCHAR);
+"""
+
+
+@dataclass
+class Inventory:
+    """What is not a plain file below a folder; files go by while it is filled.
+
+    Attributes:
+        others: path and kind of what is there and no file: a folder, a socket, a link to nothing.
+        links: path of a link to a folder below the same one, and that folder's path.
+        outside: paths of links to folders that lie elsewhere; what is in them is read and never changed.
+        unreadable: folders that cannot be listed.
+        bad_names: names that are not UTF-8, which no JSON can hold.
+    """
+
+    others: list[tuple[str, str]] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    bad_names: int = 0
+
+
+def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Path) -> Inventory:
+    """Fill the tables with what is below `base`, the folder `number`.
+
+    Raises:
+        OSError: `base` itself cannot be listed.
+    """
+    inventory = Inventory()
+    reader = pa.RecordBatchReader.from_batches(_FILES, _batches(number, base, inventory))
+    connection.register("listed", reader)
+    connection.execute("INSERT INTO files SELECT * FROM listed")
+    connection.unregister("listed")
+    for table, rows in (("others", inventory.others), ("links", inventory.links)):
+        columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [pa.array([], pa.string())] * 2
+        connection.register("listed", pa.table(columns, names=["path", "value"]))
+        connection.execute(f"INSERT INTO {table} SELECT {number}, path, value FROM listed")
+        connection.unregister("listed")
+    for path in inventory.outside:
+        connection.execute("INSERT INTO outside VALUES (?, ?)", [number, path])
+    return inventory
+
+
+def _batches(number: int, base: Path, inventory: Inventory) -> Iterator[pa.RecordBatch]:
+    paths: list[str] = []
+    flags: list[bool] = []
+    for path, is_outside in list_files(base, inventory):
+        paths.append(path)
+        flags.append(is_outside)
+        if len(paths) == BATCH_NAMES:
+            yield _batch(number, paths, flags)
+            paths, flags = [], []
+    yield _batch(number, paths, flags)
+
+
+def _batch(number: int, paths: list[str], flags: list[bool]) -> pa.RecordBatch:
+    numbers = pa.array([number] * len(paths), pa.int32())
+    return pa.record_batch([numbers, pa.array(paths, pa.string()), pa.array(flags, pa.bool_())], schema=_FILES)
+
+
+def list_files(base: Path, inventory: Inventory) -> Iterator[tuple[str, bool]]:
+    """Path of every file below `base`, and whether it really lies elsewhere; what else there is goes to `inventory`.
+
+    A link to a folder below `base` is not entered, as what it shows is listed already. One that leads out is, but
+    none to a folder it stands in.
+    """
+    root = os.path.realpath(base)
+    status = base.stat()
+    # Folders still to be listed: path from base, whether outside, identities of the folders above.
+    waiting = [("", False, ((status.st_dev, status.st_ino),))]
+    while waiting:
+        above, is_outside, parents = waiting.pop()
+        try:
+            entries = os.scandir(os.path.join(root, above))  # noqa: PTH118  # a Path a folder costs more than its listing
+        except OSError:
+            if not above:
+                raise
+            inventory.unreadable.append(above.rstrip("/"))
+            continue
+        with entries:
+            for entry in entries:
+                name = entry.name
+                if not name.isascii() and not _is_text(name):
+                    inventory.bad_names += 1
+                elif entry.is_file(follow_symlinks=False):
+                    yield above + name, is_outside
+                elif entry.is_dir(follow_symlinks=False):
+                    if above or name != OWN_FOLDER:
+                        inventory.others.append((above + name, NOT_A_FILE))
+                        waiting.append((f"{above}{name}/", is_outside, parents))
+                elif entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    leads_out = not _is_below(target, root)
+                    if os.path.isfile(target):  # noqa: PTH113
+                        yield above + name, is_outside or leads_out
+                        continue
+                    kind = NOT_A_FILE if os.path.exists(target) else BROKEN_LINK  # noqa: PTH110
+                    inventory.others.append((above + name, kind))
+                    if os.path.isdir(target):  # noqa: PTH112
+                        _follow(above + name, target, root, leads_out, parents, inventory, waiting)
+                else:
+                    inventory.others.append((above + name, NOT_A_FILE))
+
+
+def _follow(
+    path: str,
+    target: str,
+    root: str,
+    leads_out: bool,
+    parents: tuple[tuple[int, int], ...],
+    inventory: Inventory,
+    waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]],
+) -> None:
+    """Take a link to a folder into account."""
+    if not leads_out:
+        inventory.links.append((path, os.path.relpath(target, root)))
+        return
+    status = Path(target).stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity not in parents:
+        inventory.outside.append(path)
+        waiting.append((f"{path}/", True, (*parents, identity)))
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unescape(text: str) -> str:
+    """A name with its escapes undone (`#U91d1`, `%20`, `+` for a blank), in Unicode's composed form."""
+    text = _ESCAPES.sub(lambda found: chr(int(found[1], 16)), text)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text = unquote(text.replace("+", " "), errors="strict")
+    except UnicodeDecodeError:
+        text = text.replace("+", " ")
+    return unicodedata.normalize("NFC", text)
