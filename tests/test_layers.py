@@ -12,7 +12,7 @@ ROOT = Path(prep.__file__).parent
 # From top to bottom; a module may import its own layer and those below.
 LAYERS = [
     {"cli"},
-    {"line", "demo", "add", "mixture", "preview"},
+    {"line", "demo", "add", "mixture", "preview", "layout"},
     {"stages"},
     {"sources", "images", "readers", "datasets", "trainers", "publishers"},
     {"workspace", "yaml_edit"},

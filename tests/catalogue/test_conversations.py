@@ -116,6 +116,7 @@ def test_mammoth_of_one_picture(line: Finished) -> None:
         mammoth(CHART, "<image>\n图里有什么？", "一个“圆形” 🔴\nand a second line"),
         mammoth(TINY, "<image>\nWhich bar is the longest?", "The red one."),
         mammoth(TINY, "<image>\nHow many bars?", "Three."),
+        mammoth(TINY, "<image>\nHow many bars?", "Three."),  # from two tokens
         mammoth(GEOMETRY, "<image>\nFind y in .", "y = 6"),
     ]
     assert parsed(line.text_rows("mammoth-si")) == [
@@ -127,7 +128,6 @@ def test_mammoth_of_one_picture(line: Finished) -> None:
         "mammoth_si_10M.json#6": "image_missing",
         "mammoth_si_10M.json#7": "image_truncated",
         "mammoth_si_10M.json#8": "image_tokens",
-        "mammoth_si_10M.json#11": "image_tokens",
         "mammoth_si_10M.json#12": "several_images",
     }
     assert built(line, "mammoth-si") == [
@@ -136,6 +136,7 @@ def test_mammoth_of_one_picture(line: Finished) -> None:
         sample([EIGHT], "<image>\nWhat is on the right?", "A square."),
         sample([CHART], "<image>\n图里有什么？", "一个“圆形” 🔴\nand a second line"),
         sample([TINY], "<image>\nWhich bar is the longest?", "The red one."),
+        sample([TINY], "<image>\nHow many bars?", "Three."),
         sample([TINY], "<image>\nHow many bars?", "Three."),
         sample([GEOMETRY], "<image>\nFind y in .", "y = 6"),
         sample([], "What is 2 + 2?", "4"),

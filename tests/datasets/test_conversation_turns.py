@@ -40,6 +40,10 @@ def human_gpt(*values: Any) -> list[dict[str, Any]]:
         pytest.param(human_gpt("Q", "A"), 1, ["<image>\nQ", "A"], id="no token"),
         pytest.param(human_gpt("Q", "A"), 2, ["<image>\n<image>\nQ", "A"], id="no token for two images"),
         pytest.param(human_gpt("<image>", "A"), 1, ["<image>", "A"], id="a question of the token alone"),
+        pytest.param(human_gpt("<image><image>\nQ", "A"), 1, ["<image>\nQ", "A"], id="two tokens for one image"),
+        pytest.param(
+            human_gpt("<image>\nQ", "A", "R <image>", "B"), 1, ["<image>\nQ", "A", "R", "B"], id="one in each turn"
+        ),
         pytest.param(
             human_gpt("Hi", "Ho", "Q <image>", "A"), 1, ["<image>\nHi", "Ho", "Q", "A"], id="the token in a later turn"
         ),
@@ -108,8 +112,7 @@ def test_usable(published: object, images: int, normal: list[str]) -> None:
         pytest.param(human_gpt("", "A"), 1, "empty_turn", id="an empty question about an image"),
         pytest.param(human_gpt("Hi", "Ho", "<image>", "A"), 1, "empty_turn", id="a later question of the token alone"),
         pytest.param(human_gpt("<image>\nQ", "A"), 0, "image_tokens", id="the token in text alone"),
-        pytest.param(human_gpt("<image><image>\nQ", "A"), 1, "image_tokens", id="two tokens for one image"),
-        pytest.param(human_gpt("<image>\nQ", "A", "<image>\nR", "B"), 1, "image_tokens", id="one in each turn"),
+        pytest.param(human_gpt("<image>\nQ", "A", "<image>", "B"), 1, "empty_turn", id="a turn of the second token alone"),
         pytest.param(human_gpt("<image>\nQ", "A"), 3, "image_tokens", id="one token for three images"),
         pytest.param(human_gpt("Q", "A", "<image><image>R", "B"), 2, "image_tokens", id="two, none in the first"),
         pytest.param(human_gpt("Q <im<image>age>", "A"), 1, "image_tokens", id="a token around a token"),

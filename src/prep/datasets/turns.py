@@ -16,8 +16,9 @@ What is done with each quirk, and why LaViDa-O and ConvLLaVA are both content:
 - A lone `<image>` in the middle or at the end of its question: moved to the front, as both do while they load.
 - The one `<image>` in a later question: moved to the first. LaViDa-O would add a second there, with one picture for the
   two. Where there are several images and the first question has none it cannot be known which belongs there.
-- Another number of `<image>` than of images: `image_tokens`. Each token takes a picture in LaViDa-O; ConvLLaVA makes
-  the copies of a turn one.
+- One image and several `<image>`: one stays, in front of the first question. Each token takes a picture in LaViDa-O;
+  ConvLLaVA makes the copies of a turn one, and goes wrong over two turns.
+- Any other number of `<image>` than of images: `image_tokens`.
 - `<image>` in an answer: `image_in_answer`. Both take it for a picture wherever it stands, and to cut it out would
   change what is learned.
 - Ids, and keys beside role and text: not read. JSON text: read, be it JSON once or twice.
@@ -153,6 +154,13 @@ def _with_tokens(values: list[str], images: int) -> list[str]:
     if any(counts[1::2]):
         raise _Unusable(IMAGE_IN_ANSWER)
     total = sum(counts)
+    if images == 1 and total > 1:
+        values = [
+            value.replace(IMAGE, "").strip() if count else value for value, count in zip(values, counts, strict=True)
+        ]
+        if not all(values[1:]):
+            raise _Unusable(EMPTY_TURN)
+        total = 0
     if total == 0:
         return [f"{IMAGE}\n" * images + values[0], *values[1:]]
     if total != images or (images > 1 and counts[0] == 0):

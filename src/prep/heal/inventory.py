@@ -53,10 +53,10 @@ def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Pat
         OSError: `base` itself cannot be listed.
     """
     inventory = Inventory()
-    reader = pa.RecordBatchReader.from_batches(_FILES, _batches(number, base, inventory))
-    connection.register("listed", reader)
-    connection.execute("INSERT INTO files SELECT * FROM listed")
-    connection.unregister("listed")
+    for batch in _batches(number, base, inventory):
+        connection.register("listed", pa.Table.from_batches([batch]))
+        connection.execute("INSERT INTO files SELECT * FROM listed")
+        connection.unregister("listed")
     for table, rows in (("others", inventory.others), ("links", inventory.links)):
         columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [pa.array([], pa.string())] * 2
         connection.register("listed", pa.table(columns, names=["path", "value"]))

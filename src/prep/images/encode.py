@@ -61,6 +61,20 @@ def encode(data: bytes, seen: Probe, how: Encode) -> bytes | None:
         return _save(upright, profile, _SAVED_AS.get(how.format or image.format or "", "JPEG"), how.quality or QUALITY)
 
 
+def rgb_jpeg(data: bytes, quality: int = QUALITY) -> bytes:
+    """The first frame as a JPEG in RGB, what is transparent on white, turned as EXIF says, without metadata.
+
+    Raises:
+        Undecodable: the image is broken, or too large for a JPEG.
+    """
+    with _reasons(data), open_image(data) as image:
+        turned = orientation(image)
+        upright = _plain(image)
+        if turned in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[turned])
+        return _save(upright.convert("RGB"), None, "JPEG", quality)
+
+
 def decode_problem(data: bytes) -> str | None:
     """Decode every pixel of the first frame; None where that works, else a short reason why it does not."""
     try:

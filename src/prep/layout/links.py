@@ -17,11 +17,13 @@ from prep import progress
 from prep.config import Dataset
 from prep.errors import UsageError, WorkspaceError
 from prep.images.archives import safe_member
+from prep.layout.places import behind_links
 from prep.manifest import read_finished
 from prep.trainers.convllava import NAMES
 from prep.workspace import Workspace
 
 How = Literal["hard", "soft"]
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 ROWS_AT_ONCE = 4000
 THREADS = 8  # on a disk across a network a link is a round trip
 EXAMPLES = 20
@@ -75,7 +77,7 @@ def shown_folders(workspace: Workspace) -> list[Shown]:
         if entry.label not in NAMES:
             continue
         for prefix, dataset in table.image_datasets(own.name).items():
-            folder = posixpath.normpath(f"{NAMES[entry.label].image_folder}/{prefix}")
+            folder = behind_links(posixpath.normpath(f"{NAMES[entry.label].image_folder}/{prefix}"))
             found[folder, dataset] = found.get((folder, dataset), False) or table.match == "stem"
     return [Shown(folder, dataset, is_by_stem) for (folder, dataset), is_by_stem in found.items()]
 
@@ -121,7 +123,6 @@ class _Task:
     how: How
     dry_run: bool
     linked: Linked
-    source_fd: int | None = None
     target_fd: int | None = None
 
     def run(self, shards: Sequence[Path], advance: progress.Bar) -> None:
@@ -144,14 +145,11 @@ class _Task:
                 while under_way:
                     finish_one()
         finally:
-            for descriptor in (self.source_fd, self.target_fd):
-                if descriptor is not None:
-                    os.close(descriptor)
+            if self.target_fd is not None:
+                os.close(self.target_fd)
 
     def _open(self) -> None:
-        """Open both folders: paths from there are short, and a link is then to the file that a link leads to."""
-        if Path(self.store).is_dir():  # adopted images alone need no store
-            self.source_fd = os.open(self.store, os.O_RDONLY | os.O_DIRECTORY)
+        """Open the folder: names from there are short, and a link is then to the file that a link leads to."""
         target = self.root / self.shown.folder
         if not self.dry_run:
             target.mkdir(parents=True, exist_ok=True)
@@ -209,16 +207,17 @@ class _Task:
 
     def _make(self, path: str, name: str) -> None:
         if self.how == "soft":
-            at = path if path.startswith("/") else f"{self.store}/{path}"
-            os.stat(at)  # noqa: PTH116  # a link to nothing would be made without a word
-            os.symlink(at, name, dir_fd=self.target_fd)
+            os.stat(self._stored(path))  # noqa: PTH116  # a link to nothing would be made without a word
+            os.symlink(self._stored(path), name, dir_fd=self.target_fd)
             return
-        with _link_errors(self.root):
-            os.link(path, name, src_dir_fd=self.source_fd, dst_dir_fd=self.target_fd)
+        _hard_link(self._stored(path), name, self.root, self.target_fd)
 
     def _existing(self, path: str, name: str) -> str:
-        at, stored = f"{self.root}/{self.shown.folder}/{name}", path if path[:1] == "/" else f"{self.store}/{path}"
-        return "there" if _is_same(at, stored) else "in the way"
+        at = f"{self.root}/{self.shown.folder}/{name}"
+        return "there" if _is_same(at, self._stored(path)) else "in the way"
+
+    def _stored(self, path: str) -> str:
+        return path if path.startswith("/") else f"{self.store}/{path}"
 
 
 def _batches(shards: Sequence[Path]) -> Iterator[list[dict[str, Any]]]:
@@ -238,25 +237,26 @@ def _is_same(at: str, stored: str) -> bool:
         return False
 
 
-class _link_errors:  # noqa: N801  # a context manager; of the standard library's, one call each costs more than a link
-    """Turn what a disk says to a hard link into an error that names the way out."""
+def _hard_link(stored: str, at: str, root: Path, folder: int | None = None) -> None:
+    """Make one hard link, to the file that a link leads to; what a disk says to it names the way out.
 
-    _KINDS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+    Args:
+        at: a path, from the open `folder` on.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in self._KINDS:
-            is_far = error.errno == errno.EXDEV
-            why = "it is on another disk than the images" if is_far else error.strerror
-            raise WorkspaceError(
-                f"{self._root}: no hard links to the stored images can be made there: {why}",
-                "Give --link soft, or a --root on the images' disk.",
-            ) from error
+    Raises:
+        WorkspaceError: the disk makes no such links, or the file is on another one.
+    """
+    try:
+        os.link(stored, at, dst_dir_fd=folder) if folder is not None else os.link(os.path.realpath(stored), at)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        is_far = error.errno == errno.EXDEV
+        why = "it is on another disk than the images" if is_far else error.strerror
+        raise WorkspaceError(
+            f"{root}: no hard links to the stored images can be made there: {why}",
+            "Give --link soft, or a --root on the images' disk.",
+        ) from error
 
 
 # -- the publishers' lists ---------------------------------------------------------------------------------------
@@ -282,8 +282,7 @@ def _link_lists(workspace: Workspace, root: Path, how: How, dry_run: bool, linke
         if how == "soft":
             at.symlink_to(part)
             continue
-        with _link_errors(root):
-            os.link(part.resolve(), at)  # noqa: PTH200  # of a part that is a link, the file that it leads to
+        _hard_link(str(part), str(at), root)
 
 
 def _find_part(workspace: Workspace, dataset: Dataset, name: str) -> Path | None:

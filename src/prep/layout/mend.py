@@ -50,10 +50,10 @@ class Move:
             names = [entry.name for entry in entries if self.place and _is_movable(entry, self.place)]
         return sorted(name for name in names if not os.path.lexists(f"{target}/{name}"))
 
-    def as_json(self, root: Path) -> dict[str, Any]:
-        """For `--json`, before it is made."""
+    def as_json(self, root: Path | None) -> dict[str, Any]:
+        """For `--json`; with `root`, before it is made, every name that would move."""
         facts: dict[str, Any] = {"from": self.source, "to": self.target, "count": self.count}
-        return facts if self.place is None else facts | {"names": self.names(root)}
+        return facts if self.place is None or root is None else facts | {"names": self.names(root)}
 
 
 @dataclass
@@ -65,28 +65,32 @@ class Findings:
         links: symbolic links that it lacks -> what they lead to.
         archives: files that nobody has unpacked, maybe; below the root.
         left: what stays as it is, a sentence each.
+        is_known: whether anything of the guide's tree is there.
     """
 
     moves: list[Move] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    is_known: bool = False
 
 
 def find(root: Path, kept: Collection[Path] = ()) -> Findings:
     """Look at a tree and decide what mends it; nothing is written.
 
-    Hidden folders, links to folders, other workspaces of prep and the folders in `kept` are not looked into.
+    A root that is not there is an empty tree. Hidden folders, links to folders, other workspaces of prep and the
+    folders in `kept` are not looked into.
     """
     search = _Search(root, {os.path.realpath(path) for path in kept})
     search.walk()
     search.place_lists()
     found = search.found
     for path, to in LINKS.items():
-        if not os.path.lexists(root / path) or any(move.source == path and not move.place for move in found.moves):
+        here = root / path
+        if not os.path.lexists(here) or any(f"{move.source}/".startswith(f"{path}/") for move in found.moves):
             found.links[path] = to
-        elif (root / path).is_symlink() and os.path.realpath(root / path) != os.path.realpath(root / path / ".." / to):
-            found.left.append(f"{path} is a link to {os.readlink(root / path)} and should lead to {to}")
+        elif here.is_symlink() and os.path.realpath(here) != os.path.realpath(here.parent / to):
+            found.left.append(f"{path} is a link to {here.readlink()} and should lead to {to}")
     return found
 
 
@@ -101,7 +105,7 @@ class _Search:
 
     def walk(self) -> None:
         """Look at every folder, in the order of the paths."""
-        waiting = [""]
+        waiting = [""] if self.root.is_dir() else []
         while waiting:
             folder = waiting.pop()
             inside = [f"{folder}/{name}".lstrip("/") for name in self._look_at(folder)]
@@ -113,7 +117,8 @@ class _Search:
         if place is not None and self._is_second_copy(folder, place):
             place = None
         counts: Counter[str] = Counter()
-        examples, folders = [], []
+        examples: list[str] = []
+        folders: list[str] = []
         holders = self._holders(place) if place else []
         with os.scandir(self.root / folder) as entries:
             for entry in entries:
@@ -134,6 +139,7 @@ class _Search:
                 else:
                     counts["pictures" if IMAGE.fullmatch(entry.name) else "others"] += 1
                     self._note_file(entry, path)
+        self.found.is_known |= bool(counts["known"])
         if place is None or folder == place.path:
             if counts["pictures"] and place is None:
                 self.found.left.append(f"{counts['pictures']:,} pictures in {folder or '.'}: no rule knows this folder")
@@ -160,6 +166,7 @@ class _Search:
             if entry.is_dir() and (place := place_of(path.split("/"))) and path not in (place.path, *LINKS):
                 self.found.left.append(f"{path} is a link to a folder, and not looked into")
         elif entry.name in LISTS:
+            self.found.is_known = True
             self._lists.setdefault(entry.name, []).append(path)
         elif ARCHIVE.fullmatch(entry.name):
             self.found.archives.append(path)
@@ -243,7 +250,8 @@ def mend(root: Path, found: Findings, journal: Journal) -> None:
                     raise
                 found.left.append(f"{move.source} is on another disk than {move.target}: move it by hand")
     for path, to in found.links.items():
-        _make_link(root, path, to, journal)
+        if not os.path.lexists(root / path):  # else its folder could not be emptied
+            _make_link(root, path, to, journal)
 
 
 def _make(root: Path, move: Move, journal: Journal, advance: progress.Bar) -> None:

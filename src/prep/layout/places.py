@@ -7,6 +7,7 @@ whose names belong to the tree or to its wrappers; below any other folder nothin
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from itertools import groupby
@@ -100,3 +101,11 @@ def place_of(steps: Sequence[str]) -> Place | None:
             if path[-len(end) :] == end:
                 return place
     return None
+
+
+def behind_links(path: str) -> str:
+    """A path below the root as it is without the links of the guide's tree."""
+    for link, to in LINKS.items():
+        if f"{path}/".startswith(f"{link}/"):
+            return posixpath.normpath(f"{posixpath.dirname(link)}/{to}/{path[len(link) :]}")
+    return path

@@ -6,14 +6,20 @@ Facts are those of the trainer's data page (`docs/Data.md` of alibaba/conv-llava
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import ast
+import keyword
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from prep.config import nearest
+from prep.errors import DataError
 
 IMAGE = "image"
 TURNS = "conversations"
 KIND = "conversation"  # of tables that this trainer can have
+PATHS = "PATHS"  # in a module that we write: dataset name -> (JSON list, image folder)
+DATASET = "DATASET"  # there: what --dataset has to be
 DEFAULT_DATASET = "llava150k"  # of the trainer's option --dataset; none of the nine
 
 
@@ -103,3 +109,100 @@ def dataset_option(names: Sequence[str]) -> str:
 def nearest_name(name: str) -> str:
     """A hint at the dataset name that was meant; empty where none is near."""
     return nearest(name.strip(), NAMES)
+
+
+# -- the module of datasets ----------------------------------------------------------------------------------
+
+_MODULE = """\
+\"\"\"Datasets of ConvLLaVA for the recipe {recipe}, as `prep emit` wrote them.
+
+PATHS has for each name of the trainer's --dataset the JSON list and the folder that `image` of its rows is joined to.
+Lay this file where the trainer can import it, as on PYTHONPATH. The builders in the trainer's llava/data/data.py have
+placeholders for the two paths; put there
+
+    from {module} import PATHS
+
+    json_path, image_folder = PATHS[{example!a}]
+
+and start training with --dataset as DATASET says. Where a builder can be exchanged as a whole, those below have its
+name: called with nothing they give the pair; with a class or function first they call it with the two paths and
+whatever else they are given.
+\"\"\"
+
+PATHS = {{
+{pairs}}}
+
+DATASET = {dataset!a}
+
+
+def _build(name, make=None, *arguments, **keywords):
+    return PATHS[name] if make is None else make(*PATHS[name], *arguments, **keywords)
+"""
+_BUILDER = """
+
+def {function}(make=None, *arguments, **keywords):
+    \"\"\"The paths of {name}, or what `make` makes of them.\"\"\"
+    return _build({name!a}, make, *arguments, **keywords)
+"""
+
+
+def module_text(recipe: str, module: str, pairs: Mapping[str, tuple[str, str]], left_out: Iterable[str] = ()) -> str:
+    """The text of a Python module with the datasets of a recipe; it imports nothing.
+
+    Args:
+        recipe, module: their names.
+        pairs: dataset name -> absolute paths of its JSON list and its image folder.
+        left_out: what is not in it, and why.
+    """
+    entries = "".join(
+        f"    {name!a}: (\n        {json!a},\n        {images!a},\n    ),\n" for name, (json, images) in pairs.items()
+    )
+    text = _MODULE.format(
+        recipe=recipe, module=module, example=next(iter(pairs)), pairs=entries, dataset=dataset_option(list(pairs))
+    )
+    comments = "".join(f"# Left out: {ascii(reason)[1:-1]}\n" for reason in left_out)
+    return comments + text + "".join(_BUILDER.format(function=NAMES[name].function, name=name) for name in pairs)
+
+
+def is_module_name(name: str) -> bool:
+    """Whether a Python file of this name, without its suffix, can be imported."""
+    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+
+
+def read_module(path: Path) -> tuple[dict[str, tuple[str, str]], str | None]:
+    """PATHS and DATASET (None where there is none) of a module such as `module_text` gives; nothing in it is run.
+
+    Raises:
+        DataError: it is no Python, or has no PATHS of plain texts.
+    """
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "Check the path and its rights.") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"{path} is not good Python: {error}", "Write it anew: `prep emit`.") from error
+    values: dict[str, Any] = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in (PATHS, DATASET):
+                values[target.id] = _literal(node)
+    paths, dataset = values.get(PATHS), values.get(DATASET)
+    if not isinstance(paths, dict) or not all(isinstance(name, str) and _is_pair(pair) for name, pair in paths.items()):
+        raise DataError(
+            f"{path} has no {PATHS} of dataset names, each with a JSON path and an image folder",
+            "`prep emit` writes one; of a list of your own say `prep check FILE.json --image-folder DIR`.",
+        )
+    return {name: (pair[0], pair[1]) for name, pair in paths.items()}, dataset if isinstance(dataset, str) else None
+
+
+def _literal(node: ast.stmt) -> Any:
+    """What is assigned, where it is written out; else None."""
+    try:
+        return ast.literal_eval(node.value) if isinstance(node, ast.Assign) else None
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        return None
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(path, str) for path in value)

@@ -75,15 +75,16 @@ class Tally:
     _counts: dict[RowFault, _Count] = field(default_factory=dict)
 
     def add(self, fault: RowFault, row: int, example: str = "", *, is_first: bool = False) -> None:
-        """Count `fault` for a row; `example` is shown for the first one."""
+        """Count `fault` for a row, once; rows come in their order. `example` is shown for the first one."""
         count = self._counts.setdefault(fault, _Count(row, example))
-        count.rows.add(row)
+        count.rows += row != count.last
+        count.last = row
         count.has_first |= is_first
 
     def findings(self, entry: str, looked_at: int) -> Iterator[Finding]:
         """The faults as findings; `looked_at` rows were looked at."""
         for fault, count in self._counts.items():
-            where = f"{len(count.rows):,} of {looked_at:,} rows looked at; first in row {count.row:,}"
+            where = f"{count.rows:,} of {looked_at:,} rows looked at; first in row {count.row:,}"
             example = f", {count.example}" if count.example else ""
             yield Finding(
                 fault.level,
@@ -98,5 +99,6 @@ class Tally:
 class _Count:
     row: int
     example: str
-    rows: set[int] = field(default_factory=set)
+    rows: int = 0
+    last: int = -1
     has_first: bool = False

@@ -1,0 +1,193 @@
+"""Rows of a LLaVA-format JSON: the images they name, and the list written again without rows that lost theirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from prep.errors import DataError
+from prep.files import atomic_path
+from prep.readers.json import OBJECT, read_objects
+from prep.schema import DROP_REASON
+
+BAD_PATH, NO_PATH, UNSAFE_PATH = "bad_path", "no_path", "unsafe_path"
+TOKEN = "<image>"  # where the trainer puts the picture into a text
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_LINE_ENDS = str.maketrans("\r\n", "  ")  # in JSON they stand between values only
+
+TABLES = """
+    CREATE TABLE rows (pair INTEGER, row BIGINT, digest UBIGINT, names VARCHAR[], problem VARCHAR, is_bare BOOLEAN,
+                       is_turns BOOLEAN);
+    CREATE TABLE refs (pair INTEGER, row BIGINT, base INTEGER, place BIGINT, image VARCHAR, path VARCHAR,
+                       problem VARCHAR);
+"""
+
+
+_FACTS = f"""
+    INSERT INTO rows SELECT $pair, row, hash({OBJECT}),
+        CASE type WHEN 'VARCHAR' THEN [image->>'$'] WHEN 'ARRAY' THEN CAST(image->>'$[*]' AS VARCHAR[]) END,
+        CASE WHEN {DROP_REASON} IS NOT NULL THEN {DROP_REASON}
+             WHEN is_bare AND contains({OBJECT}, '{TOKEN}') THEN '{NO_PATH}'
+             WHEN is_bare OR type IS NULL OR type = 'VARCHAR' THEN NULL
+             WHEN type <> 'ARRAY' OR len(json_extract(image, '$[*]')) <>
+                  len(list_filter(json_extract(image, '$[*]'), lambda x: json_type(x) = 'VARCHAR' AND x <> '""'))
+             THEN '{BAD_PATH}' END,
+        coalesce(is_bare, false), coalesce(json_type(found[2]) = 'ARRAY', false)
+    FROM (SELECT *, type = 'NULL' OR image = '""' OR (type = 'ARRAY' AND json_array_length(image) = 0) AS is_bare
+          FROM (SELECT *, found[1] AS image, json_type(found[1]) AS type
+                FROM (SELECT *, json_extract({OBJECT}, ['$.image', '$.conversations']) AS found FROM objects)))
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A list of rows and the folder that their images are relative to."""
+
+    json: Path
+    images: Path
+
+    @property
+    def healed(self) -> Path:
+        """The list without the rows that cannot be used."""
+        return self.json.with_name(f"{self.json.stem}.healed.json")
+
+    @property
+    def missing(self) -> Path:
+        """Those rows, each with its reason."""
+        return self.json.with_name(f"{self.json.stem}.missing.jsonl")
+
+
+def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, base: int, prefix: str) -> None:
+    """Fill the tables with the rows of list `number`.
+
+    Args:
+        base: number of the folder that was listed.
+        prefix: where the images' folder lies in it; empty, or with a slash at the end.
+
+    Raises:
+        DataError: the file is not whole, or no row of it is one of LLaVA's format.
+    """
+    for batch in _numbered(pair.json):
+        connection.register("objects", pa.Table.from_batches([batch]))
+        connection.execute(_FACTS, {"pair": number})
+        connection.unregister("objects")
+    known = "bool_or(is_turns OR names IS NOT NULL)"
+    count, is_llava = connection.execute(f"SELECT count(*), {known} FROM rows WHERE pair = {number}").fetchall()[0]
+    if (count and not is_llava) or pair.json.stat().st_size == 0:
+        raise DataError(
+            f"{pair.json} is no list of LLaVA's format: no row has `image` or `conversations`",
+            "Such a file is a JSON array of objects with `conversations` and, where there is a picture, `image`.",
+        )
+    steps = "list_filter(string_split(image, '/'), lambda step: step NOT IN ('', '.'))"
+    unsafe = r"starts_with(image, '/') OR regexp_matches(image, '^[A-Za-z]:[\\/]|(^|/)\.\.(/|$)') OR contains(image, chr(0))"
+    plain = "NOT regexp_matches(image, '(^|/)\\.?/|/\\.?$|^\\.$')"
+    connection.execute(f"""
+        INSERT INTO refs SELECT pair, row, {base}, place, image,
+            $prefix || CASE WHEN {plain} THEN image ELSE array_to_string({steps}, '/') END,
+            CASE WHEN {unsafe} THEN '{UNSAFE_PATH}' WHEN ends_with(image, '/') THEN 'not_a_file' END
+        FROM (SELECT pair, row, unnest(names) AS image, generate_subscripts(names, 1) AS place
+              FROM rows WHERE pair = {number} AND problem IS NULL AND NOT is_bare)
+    """, {"prefix": prefix})  # fmt: skip
+
+
+def _numbered(path: Path) -> Iterator[pa.RecordBatch]:
+    """The objects of a file, each with its place from 0."""
+    row = 0
+    try:
+        for batch in read_objects(path):
+            yield batch.append_column("row", pa.array(np.arange(row, row + len(batch))))
+            row += len(batch)
+    except DataError as error:
+        raise DataError(error.message, "Is it downloaded whole? Nothing was changed.") from error
+
+
+# -- the list written again --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A row that does not go into the list as it stands: `reason` is None where only its empty `image` has to go."""
+
+    row: int
+    reason: str | None
+    detail: str
+    image: str | None
+
+
+class Hashed:
+    """A text file that knows the hash of what was written into it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, text: str) -> None:
+        """Write ASCII text."""
+        data = text.encode("ascii")
+        self._hash.update(data)
+        self._file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """In hex, of all so far."""
+        return self._hash.hexdigest()
+
+
+@contextmanager
+def written(pair: Pair, asides: Iterator[Aside]) -> Iterator[list[tuple[Path, str]]]:
+    """Write both files beside the list under names for the time being; give their final names and SHA-256.
+
+    On leaving they get these names. A row's text stays as it was, but for letters beyond ASCII, which become `\\u`
+    escapes: the trainer opens the list in whatever encoding the machine has.
+    """
+    with atomic_path(pair.healed) as healed, atomic_path(pair.missing) as missing:
+        with healed.open("wb") as kept_file, missing.open("wb") as lost_file:
+            kept, lost = Hashed(kept_file), Hashed(lost_file)
+            _write(pair.json, asides, kept, lost)
+        yield [(pair.healed, kept.sha256), (pair.missing, lost.sha256)]
+
+
+def _write(source: Path, asides: Iterator[Aside], kept: Hashed, lost: Hashed) -> None:
+    aside = next(asides, None)
+    between = "[\n"
+    for batch in _numbered(source):
+        for row, text in zip(batch.column("row").to_pylist(), batch.column(OBJECT).to_pylist(), strict=True):
+            if aside is None or aside.row != row:
+                kept.write(between + to_ascii(text))
+                between = ",\n"
+                continue
+            if aside.reason is None:
+                kept.write(between + without_image(text))
+                between = ",\n"
+            else:
+                lost.write(_told(aside, text))
+            aside = next(asides, None)
+    kept.write("[]\n" if between == "[\n" else "\n]\n")
+
+
+def _told(aside: Aside, text: str | None) -> str:
+    """A line about a row that cannot be used, with the row as it was; null where it is no JSON."""
+    facts: dict[str, Any] = {"row": aside.row, "reason": aside.reason, "detail": aside.detail, "image": aside.image}
+    record = "null" if text is None else to_ascii(text).translate(_LINE_ENDS)
+    return f'{json.dumps(facts)[:-1]}, "record": {record}}}\n'
+
+
+def to_ascii(text: str) -> str:
+    """JSON of the same meaning in ASCII."""
+    return text if text.isascii() else _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def without_image(text: str) -> str:
+    """A row that names no image, without the key that would say so: the trainer asks only whether it is there."""
+    row = json.loads(text)
+    del row["image"]
+    return json.dumps(row)
