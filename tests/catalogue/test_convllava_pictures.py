@@ -87,6 +87,7 @@ INDEXES: dict[str, Index] = {
 FOUND = {
     "gqa/images/2375429.jpg": "2375429.jpg",
     "gqa/images/n1234567.jpg": "n1234567.jpg",
+    "gqa/images/51.jpg": "51.jpg",
     "ocr_vqa/images/761183272.jpg": "761183272.jpg",
     "ocr_vqa/images/0123456789.jpg": "0123456789.jpg",
     "ocr_vqa/images/014028329X.jpg": "014028329X.jpg",

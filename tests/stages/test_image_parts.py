@@ -405,6 +405,12 @@ def test_a_store_that_is_away_is_no_lost_store(tmp_path: Path) -> None:
     assert index(workspace) == [{**row, "decoded": True} for row in before]
 
 
+def test_the_first_images_of_all_can_be_decoded_at_once(tmp_path: Path) -> None:
+    workspace = workspace_with(tmp_path, SHARDS, {"0.tar": shard(0)})
+    run(workspace, verify=True)
+    assert [(row["status"], row["decoded"]) for row in index(workspace)] == [("ok", True)] * 2
+
+
 def test_what_is_gone_comes_back_with_its_archive(tmp_path: Path) -> None:
     workspace = workspace_with(tmp_path, SHARDS, {"0.tar": shard(0)})
     run(workspace)

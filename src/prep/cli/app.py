@@ -448,7 +448,9 @@ def emit_yaml_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the YAML; write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the YAML that the trainer reads."""
+    """Write the YAML that the trainer reads.
+
+    For a recipe of ConvLLaVA, JSON lists and the YAML with which the LLaVA-NeXT family reads them."""
     from prep.cli import show
     from prep.errors import UsageError
     from prep.line import stale_tables
@@ -459,6 +461,14 @@ def emit_yaml_(
         raise UsageError("-o and --append both name a file to write", "Give one of them.")
     workspace = _workspace()
     workspace.select_tables([])
+    if workspace.recipe.trainer == "convllava":
+        if append is not None or remap or s3_reader is not None:
+            raise UsageError(
+                "--append, --remap and --s3-reader are for LaViDa-O's YAML, and the recipe is for ConvLLaVA",
+                "Leave them out; `prep emit` writes ConvLLaVA's own datasets.",
+            )
+        _emit(workspace, "llava-next", output, as_json, partial=partial, force=force, dry_run=dry_run)
+        return
     with workspace.exclusive(), show.bars(as_json):
         if s3_reader is not None:
             check_s3_reader(workspace, s3_reader)
@@ -477,9 +487,39 @@ def emit_yaml_(
         show.emission(emission, workspace, dry_run, as_json, reader)
 
 
+@command("emit")
+def emit(
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="convllava|llava-json|llava-next", help="What to write; see docs/convllava.md."
+        ),
+    ] = "convllava",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default in training/.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images are in this tree (`prep layout`), not in the store.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out entries that are not ready.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the module or YAML; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write JSON lists, and what names them for ConvLLaVA.
+
+    A Python module with the paths of each dataset (convllava), all rows as one list (llava-json), or the YAML of the
+    LLaVA-NeXT family (llava-next)."""
+    workspace = _workspace()
+    workspace.select_tables([])
+    _emit(workspace, format_, output, as_json, root=root, partial=partial, force=force, dry_run=dry_run)
+
+
 @command("check")
 def check(
-    yaml: Annotated[Path | None, typer.Argument(help="A training YAML; the workspace's by default.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A training YAML, a .py or a .json; the workspace's by default.")
+    ] = None,
     images: Annotated[str, typer.Option(help="Images to open: a sample, all or none.")] = "sample",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to say how often rows are seen.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="World batch size, for the same.")] = None,
@@ -490,32 +530,73 @@ def check(
         Path | None,
         typer.Option("--s3-reader", metavar="FOLDER", help="Open images on S3 with the module in this folder."),
     ] = None,
+    image_folder: Annotated[
+        Path | None, typer.Option("--image-folder", metavar="DIR", help="Of a .json: where its pictures are.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="v1|plain", help="ConvLLaVA's prompt format; v1 by default.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAMES", help="Of a .py: what ConvLLaVA is started with.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the trainer will do with a YAML."""
-    from prep.cli import show
-    from prep.errors import DataError, UsageError
-    from prep.stages.check import check_yaml
-    from prep.trainers.lavida_o_sample import reader_on_path
+    """Say what the trainer will do with a file.
 
-    if images not in ("sample", "all", "none"):
-        raise UsageError(
-            f"--images {images}: must be sample, all or none", "`prep check --images all` opens every one."
-        )
-    if (steps is None) != (batch is None):
-        raise UsageError("--steps and --batch go together", "`prep check --steps 10000 --batch 256`.")
-    if no_files and (images != "sample" or steps is not None):
-        raise UsageError(
-            "--no-files opens nothing, so --images, --steps and --batch go without it", "`prep check FILE --no-files`."
-        )
-    path = yaml or _workspace().training_yaml
-    if not path.is_file():
-        raise DataError(f"there is no {path}", "`prep emit-yaml` writes the workspace's; or name another YAML.")
-    with reader_on_path(s3_reader):
-        report = check_yaml(path, images=images, steps=steps, batch=batch, files=not no_files)  # type: ignore[arg-type]
+    LaViDa-O with a YAML; ConvLLaVA, and what else reads LLaVA's rows, with a .py that `prep emit` wrote or a .json."""
+    from prep.cli import show
+    from prep.cli.checking import run_check
+
+    report = run_check(
+        file or _workspace().training_file,
+        images,
+        steps=steps,
+        batch=batch,
+        no_files=no_files,
+        s3_reader=s3_reader,
+        image_folder=image_folder,
+        version=version,
+        dataset=dataset,
+    )
     show.check(report, as_json)
     if report.errors:
         raise typer.Exit(1)
+
+
+@command("layout")
+def layout_(
+    trainer: Annotated[str, typer.Argument(help="Whose tree: convllava.")],
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The tree's folder; by default data/ of the workspace.")
+    ] = None,
+    link: Annotated[str, typer.Option(metavar="hard|soft", help="How stored images get their places.")] = "hard",
+    undo: Annotated[bool, typer.Option("--undo", help="Move back all that was moved in the tree.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the moves; write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put images and lists where a trainer's guide wants them.
+
+    In a workspace by links to what is stored, never a second copy. A tree that is there already is mended by moves,
+    with or without a workspace; nothing is replaced.
+    """
+    from contextlib import nullcontext
+
+    from prep.cli import layout_report, show
+    from prep.errors import UsageError
+    from prep.layout import lay_out, tree_of
+    from prep.layout.journal import undo as take_back
+
+    if trainer != "convllava":
+        raise UsageError(f"{trainer!r} has no tree", "`prep layout convllava` is the only one.")
+    if link not in ("hard", "soft"):
+        raise UsageError(f"--link {link}: must be hard or soft", "`prep layout convllava --link soft`.")
+    workspace, folder = tree_of(_Globals.folder, root)
+    with nullcontext() if workspace is None else workspace.exclusive(), show.bars(as_json):
+        if undo:
+            layout_report.undone(take_back(folder, dry_run=dry_run), dry_run, as_json)
+        else:
+            done = lay_out(folder, workspace, how=link, dry_run=dry_run)  # type: ignore[arg-type]
+            layout_report.layout(done, as_json)
 
 
 @command("preview")
@@ -542,6 +623,54 @@ def preview(
         raise UsageError(f"{table} has several tables", f"Name one of them: {', '.join(tables)}.")
     folder = output or page_folder(workspace, tables[0], dropped)
     show.preview(preview_table(workspace, tables[0], rows=rows, folder=folder, dropped=dropped), folder, as_json)
+
+
+@command("heal")
+def heal(
+    json_: Annotated[
+        list[Path] | None,
+        typer.Option("--json", metavar="FILE", help="A list of LLaVA's format; may be repeated, each with its --images."),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="What the list's image paths are relative to; one may serve all lists."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="ConvLLaVA's tree: all lists of it; the workspace by default.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do the repairs, and write the lists without lost rows.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back every repair made below the folders.")] = False,
+    move: Annotated[
+        bool, typer.Option("--move", help="Move a file that no row names, instead of giving it a second name.")
+    ] = False,
+    verify: Annotated[
+        str | None, typer.Option(metavar="decode", help="Decode every image; by default its first and last bytes tell.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--as-json", help="Print one JSON document on stdout, as --json of other commands does.")
+    ] = False,
+) -> None:
+    """Find and mend images that are not where a list says.
+
+    Missing, misnamed, mis-extensioned, misplaced, empty or cut off: of any LLaVA-format JSON, in any folder.
+
+    Without --apply it only says what it would do.
+    """
+    from prep.cli import show
+    from prep.cli.heal_options import heal_pairs
+    from prep.errors import UsageError
+    from prep.heal.heal import heal, undo_all
+
+    if verify not in (None, "decode"):
+        raise UsageError(f"--verify {verify}: must be decode", "`prep heal ... --verify decode`.")
+    if undo and (apply or move or verify):
+        raise UsageError("--undo goes alone", "`prep heal --images FOLDER --undo`.")
+    pairs, folders = heal_pairs(json_ or [], images or [], root, lambda: _workspace().root, undo=undo)
+    with show.bars(as_json):
+        if undo:
+            show.undone(undo_all(folders), as_json)
+        else:
+            show.healing(heal(pairs, apply=apply, move=move, decode=verify is not None), as_json)
 
 
 # -- the whole line ------------------------------------------------------------------------------------------
@@ -593,6 +722,22 @@ def demo(
 
 
 # -- shared --------------------------------------------------------------------------------------------------
+
+
+def _emit(workspace: Workspace, format_: str, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Write JSON lists and what names them."""
+    from prep.cli import show
+    from prep.errors import UsageError
+    from prep.line import stale_tables
+    from prep.stages.emit_json import FORMATS, emit_json
+
+    known = next((name for name in FORMATS if name == format_), None)
+    if known is None:
+        raise UsageError(f"--format {format_} is unknown", f"There are: {', '.join(FORMATS)}.")
+    with workspace.exclusive(), show.bars(as_json):
+        stale = stale_tables(workspace)
+        emission = emit_json(workspace, format_=known, output=output, stale=stale, **options)
+        show.emission(emission, workspace, options["dry_run"], as_json)
 
 
 def _run_stage(

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prep.stages.check import CheckReport, EntryReport, Finding
+from prep.stages.check_lists import ListsReport
 
 _UNKNOWN = "-"
 _TEXT_LENGTH = 150  # characters shown of a sample's text
@@ -26,9 +27,9 @@ def render(report: CheckReport) -> RenderableType:
     if report.entries:
         parts += [_entries(report) if report.files else _groups(report), Text()]
         parts += [*_first_samples(report.entries)]
-    parts += [*_findings("Errors", "bold red", report.errors)]
-    parts += [*_findings("Warnings", "bold yellow", report.warnings)]
-    parts.append(_summary(report))
+    parts += [*findings("Errors", "bold red", report.errors)]
+    parts += [*findings("Warnings", "bold yellow", report.warnings)]
+    parts.append(summary(report))
     return Group(*parts)
 
 
@@ -44,14 +45,14 @@ def _entries(report: CheckReport) -> Table:
     table.add_column("memory", justify="right", no_wrap=True)
     for entry in report.entries:
         cells = [
-            _count(entry.rows_in_file),
-            _count(entry.rows_after_cutoffs),
-            _count(entry.rows_after_sampling),
+            count(entry.rows_in_file),
+            count(entry.rows_after_cutoffs),
+            count(entry.rows_after_sampling),
             _UNKNOWN if entry.share is None else f"{entry.share:.1%}",
         ]
         if shows_seen:
             cells.append(_UNKNOWN if entry.seen is None else f"{entry.seen:.3g}x")
-        table.add_row(Text(_plain(entry.name)), *cells, _memory(entry))
+        table.add_row(Text(plain(entry.name)), *cells, _memory(entry))
     caption = "memory: of the whole table, in every training process"
     table.caption = caption + ("; ~ is estimated from a sample" if is_estimated else "")
     return table
@@ -65,7 +66,7 @@ def _groups(report: CheckReport) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for group in report.groups:
         numbers = (f"{group.weight:g}", f"{group.share:.1%}", f"{group.batch_factor:g}")
-        table.add_row(Text(_plain(str(group.name))), str(counts[group.name]), *numbers)
+        table.add_row(Text(plain(str(group.name))), str(counts[group.name]), *numbers)
     table.caption = "share: of the batches"
     return table
 
@@ -77,26 +78,32 @@ def _first_samples(entries: Sequence[EntryReport]) -> Iterator[RenderableType]:
         yield Text("First samples", style="bold")
     for entry in shown:
         assert entry.first is not None
-        yield Text(_plain(entry.name))
-        text = _plain(entry.first.text)
-        facts = [("image:", address) for address in entry.first.images]
-        facts.append(("text:", text[:_TEXT_LENGTH] + "..." * (len(text) > _TEXT_LENGTH)))
-        facts += [("prompt:", entry.first.scores)] if entry.first.scores else []
-        yield _indented(facts)
+        yield from first_sample(entry.name, entry.first.images, entry.first.text, entry.first.scores)
     if shown:
         yield Text()
 
 
-def _findings(title: str, style: str, findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    if not findings:
+def first_sample(name: str, images: Sequence[str], text: str, scores: str = "") -> Iterator[RenderableType]:
+    """A first sample below the name of what it is the first of."""
+    yield Text(plain(name))
+    text = plain(text)
+    facts = [("image:", address) for address in images]
+    facts.append(("text:", text[:_TEXT_LENGTH] + "..." * (len(text) > _TEXT_LENGTH)))
+    facts += [("prompt:", scores)] if scores else []
+    yield _indented(facts)
+
+
+def findings(title: str, style: str, found: Sequence[Finding]) -> Iterator[RenderableType]:
+    """Findings of one level below their title; what several entries have is told once."""
+    if not found:
         return
-    yield Text(f"{title} ({len(findings)})", style=style)
-    entries: dict[Finding, list[str]] = {}  # what several entries have is told once
-    for finding in findings:
-        entries.setdefault(replace(finding, entry=""), []).append(_plain(finding.entry))
+    yield Text(f"{title} ({len(found)})", style=style)
+    entries: dict[Finding, list[str]] = {}
+    for finding in found:
+        entries.setdefault(replace(finding, entry=""), []).append(plain(finding.entry))
     for finding, names in entries.items():
         where = f"{', '.join(names)}: " if any(names) else ""
-        yield Text(f"{where}{_plain(finding.problem)}", overflow="fold")
+        yield Text(f"{where}{plain(finding.problem)}", overflow="fold")
         yield _indented([("in training:", finding.effect), ("what to do:", finding.remedy)])
     yield Text()
 
@@ -107,11 +114,12 @@ def _indented(facts: Sequence[tuple[str, str]]) -> Padding:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for word, fact in facts:
-        grid.add_row(word, Text(_plain(fact)))
+        grid.add_row(word, Text(plain(fact)))
     return Padding(grid, (0, 0, 0, 2), expand=False)
 
 
-def _summary(report: CheckReport) -> Text:
+def summary(report: CheckReport | ListsReport) -> Text:
+    """Whether training would start."""
     errors, warnings = len(report.errors), len(report.warnings)
     if not report.files and not errors:
         found = _number(warnings, "warning") if warnings else "nothing found"
@@ -127,7 +135,8 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def _count(rows: int | None) -> str:
+def count(rows: int | None) -> str:
+    """A number of rows; a dash where it is not known."""
     return _UNKNOWN if rows is None else f"{rows:,}"
 
 
@@ -142,6 +151,6 @@ def _memory(entry: EntryReport) -> str:
     return f"{'~' * entry.memory_is_estimate}{size:.3g} {unit}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """`text` on one line without control characters: captions and paths are publishers' words."""
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())

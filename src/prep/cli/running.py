@@ -10,6 +10,8 @@ from prep.cli import document, show
 from prep.errors import Failures
 from prep.line import run_line
 from prep.stages.check import check_yaml
+from prep.stages.check_lists import check_module
+from prep.stages.emit_json import emit_json
 from prep.stages.emit_yaml import emit_yaml
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
@@ -30,13 +32,13 @@ def run_workspace(workspace: Workspace, *, delete_parts: bool = False, dry_run: 
     if failures.errors:
         if not as_json:
             show.kept_table(outcomes)
-            show.talk(
-                "\nNo YAML is written while something is missing; `prep emit-yaml --partial` writes what is ready."
-            )
+            partly = f"`{show.emit_command(workspace)} --partial` writes what is ready."
+            show.talk(f"\nNothing is written for the trainer while something is missing; {partly}")
         failures.raise_all()
-    emission = emit_yaml(workspace, replace_own=True)
+    is_of_lists = workspace.recipe.trainer == "convllava"
+    emission = emit_json(workspace, replace_own=True) if is_of_lists else emit_yaml(workspace, replace_own=True)
     is_new = emission.state == "done" or any(outcome.state == "done" for outcome in outcomes)
-    report = check_yaml(emission.path)
+    report = check_module(emission.path) if is_of_lists else check_yaml(emission.path)
     show.run_result(outcomes, emission, report, is_new, as_json)
     return bool(report.errors)
 

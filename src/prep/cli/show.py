@@ -20,12 +20,15 @@ from prep.progress import size
 if TYPE_CHECKING:
     from prep.add import Added
     from prep.config import Catalogue, Dataset, Recipe
+    from prep.heal.journal import Undone
+    from prep.heal.report import HealReport
     from prep.manifest import Manifest
     from prep.mixture import Ingredient
     from prep.preview import Shown
     from prep.stages.check import CheckReport
-    from prep.stages.emit_s3_reader import EmittedReader
+    from prep.stages.check_lists import ListsReport
     from prep.stages.emission import Emission
+    from prep.stages.emit_s3_reader import EmittedReader
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
 
@@ -266,8 +269,12 @@ _NEXT = {
     "download": "prep images",
     "images": "prep normalize",
     "normalize": "prep filter",
-    "filter": "prep emit-yaml",
 }
+
+
+def emit_command(workspace: Workspace) -> str:
+    """The command that writes for the recipe's trainer."""
+    return "prep emit" if workspace.recipe.trainer == "convllava" else "prep emit-yaml"
 
 
 def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
@@ -288,14 +295,14 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
         for outcome in outcomes
     ):
         talk("Next: prep filter, which now judges what was really fetched")
-    elif stage == "filter" and workspace.training_yaml.exists():
-        talk(f"Next: prep emit-yaml --force, which replaces {workspace.training_yaml}")
+    elif stage == "filter" and workspace.training_file.exists():
+        talk(f"Next: {emit_command(workspace)} --force, which replaces {workspace.training_file}")
     elif stage == "download" and not any(
         isinstance(workspace.catalogue.dataset(outcome.name).images, ArchiveImages) for outcome in outcomes
     ):
         talk("Next: prep normalize")  # addresses are fetched for rows that pass the filter, given images not at all
     else:
-        talk(f"Next: {_NEXT[stage]}")
+        talk(f"Next: {_NEXT.get(stage) or emit_command(workspace)}")
 
 
 def kept_table(outcomes: Iterable[Outcome]) -> None:
@@ -324,12 +331,12 @@ def status(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> 
     for outcome in outcomes:
         print(_line(outcome))
     unfinished = any(outcome.state != "up to date" for outcome in outcomes)
-    there = workspace.training_yaml.is_file()
-    print(f"training YAML: {workspace.training_yaml if there else 'not written yet'}")
-    talk("Next: prep run" if unfinished else "Next: prep check" if there else "Next: prep emit-yaml")
+    file, there = workspace.training_file, workspace.training_file.is_file()
+    print(f"training {'YAML' if file.suffix == '.yaml' else 'module'}: {file if there else 'not written yet'}")
+    talk("Next: prep run" if unfinished else "Next: prep check" if there else f"Next: {emit_command(workspace)}")
 
 
-# -- the trainer's YAML --------------------------------------------------------------------------------------
+# -- for the trainer ------------------------------------------------------------------------------------------
 
 
 def emission(
@@ -343,8 +350,11 @@ def emission(
         talk(f"Note: {note}")
     for table, reason in emission.left_out.items():
         talk(f"Left out: {table} ({reason})")
-    if dry_run:
+    if dry_run and emission.text:
         print(emission.text, end="")
+        return
+    if emission.image_folder is not None:
+        _lists(emission, workspace)
         return
     state = "is up to date" if emission.state == "up to date" else "written"
     print(f"{emission.path} {state}: {_number(len(emission.entries), 'entry', 'entries')}")
@@ -356,14 +366,59 @@ def emission(
     talk(f"Next: {check}")
 
 
-def check(report: CheckReport, as_json: bool) -> None:
+def _lists(emission: Emission, workspace: Workspace) -> None:
+    """JSON lists, what names them, and where their images are."""
+    states = {"done": "written", "planned": "would be written", "up to date": "is up to date"}
+    print(f"{emission.path} {states[emission.state]}: {_number(len(emission.entries), 'dataset')}")
+    table = _table("dataset", "rows", "list", right=["rows"])
+    for entry in emission.entries:
+        table.add_row(entry["name"], f"{entry['rows']:,}", entry["json_path"])
+    _print(table)
+    print(f"image folder: {emission.image_folder}")
+    if emission.format == "convllava":
+        names = ",".join(entry["name"] for entry in emission.entries)
+        other = "" if emission.path == workspace.training_file else f" {shlex.quote(str(emission.path))}"
+        talk(f"Next: prep check{other}; the module says how the trainer gets its paths. Train with --dataset {names}")
+    else:
+        path, folder = (shlex.quote(str(each)) for each in (emission.entries[0]["json_path"], emission.image_folder))
+        talk(f"Next: prep check {path} --image-folder {folder}")
+
+
+def healing(report: HealReport, as_json: bool) -> None:
+    """What heal found and did, and what to type next."""
+    if as_json:
+        document.put(report.as_json())
+        return
+    from prep.cli.heal_report import render
+
+    _print(render(report))
+    if report.applied:
+        folders = " ".join(f"--images {shlex.quote(folder)}" for folder in report.healed_folders)
+        talk(f"To take it back: prep heal {folders} --undo")
+    elif report.repairs or report.lost:
+        talk("Nothing was changed. The same command with --apply does it.")
+
+
+def undone(results: Sequence[Undone], as_json: bool) -> None:
+    """What heal took back."""
+    if as_json:
+        document.put([result.as_json() for result in results])
+        return
+    for result in results:
+        print(f"{result.images}: {result.undone:,} changes taken back")
+        for path, reason in result.left:
+            print(f"  stays: {path}: {reason}")
+
+
+def check(report: CheckReport | ListsReport, as_json: bool) -> None:
     """What the trainer's loader will do."""
     if as_json:
         document.put(report.as_json())
         return
-    from prep.cli.check_report import render
+    from prep.cli import check_report, list_report
+    from prep.stages.check import CheckReport
 
-    _print(render(report))
+    _print(check_report.render(report) if isinstance(report, CheckReport) else list_report.render(report))
 
 
 def preview(rows: Iterable[Shown], folder: Path, as_json: bool) -> None:
@@ -387,7 +442,7 @@ def preview(rows: Iterable[Shown], folder: Path, as_json: bool) -> None:
 def run_result(
     outcomes: Sequence[Outcome],
     emission: Emission | None,
-    report: CheckReport | None,
+    report: CheckReport | ListsReport | None,
     is_new: bool,
     as_json: bool,
 ) -> None:

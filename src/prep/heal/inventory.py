@@ -8,13 +8,14 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
 
 OWN_FOLDER = ".prep-heal"  # below a folder of images: journals, and originals of what was encoded anew
-BATCH_NAMES = 20_000
+BATCH_NAMES = 50_000
 NOT_A_FILE, BROKEN_LINK = "not_a_file", "broken_link"
 _ESCAPES = re.compile(r"#U([0-9a-fA-F]{4})")  # as Info-ZIP's unzip writes what its locale does not have
 _FILES = pa.schema([("base", pa.int32()), ("path", pa.string()), ("is_outside", pa.bool_())])
@@ -45,6 +46,33 @@ class Inventory:
     unreadable: list[str] = field(default_factory=list)
     bad_names: int = 0
 
+    def add_link(self, path: str, target: str, root: str, parents: tuple[tuple[int, int], ...]) -> _Waiting | None:
+        """Note a link to what is no file; the folder to be listed under its name, if there is one."""
+        found = Path(target)
+        self.others.append((path, NOT_A_FILE if found.exists() else BROKEN_LINK))
+        if not found.is_dir():
+            return None
+        if _is_below(target, root):
+            self.links.append((path, os.path.relpath(target, root)))
+            return None
+        status = found.stat()
+        identity = (status.st_dev, status.st_ino)
+        self.outside.append(path)
+        return None if identity in parents else _Waiting(f"{path}/", True, (*parents, identity))
+
+
+class _Waiting(NamedTuple):
+    """A folder still to be listed.
+
+    Attributes:
+        path: from the base, with a slash at the end.
+        parents: identities of the base and of the folders that links led to on the way.
+    """
+
+    path: str
+    is_outside: bool
+    parents: tuple[tuple[int, int], ...]
+
 
 def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Path) -> Inventory:
     """Fill the tables with what is below `base`, the folder `number`.
@@ -58,7 +86,9 @@ def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Pat
         connection.execute("INSERT INTO files SELECT * FROM listed")
         connection.unregister("listed")
     for table, rows in (("others", inventory.others), ("links", inventory.links)):
-        columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [pa.array([], pa.string())] * 2
+        columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [
+            pa.array([], pa.string())
+        ] * 2
         connection.register("listed", pa.table(columns, names=["path", "value"]))
         connection.execute(f"INSERT INTO {table} SELECT {number}, path, value FROM listed")
         connection.unregister("listed")
@@ -92,12 +122,12 @@ def list_files(base: Path, inventory: Inventory) -> Iterator[tuple[str, bool]]:
     """
     root = os.path.realpath(base)
     status = base.stat()
-    # Folders still to be listed: path from base, whether outside, identities of the folders above.
-    waiting = [("", False, ((status.st_dev, status.st_ino),))]
+    waiting = [_Waiting("", False, ((status.st_dev, status.st_ino),))]
     while waiting:
         above, is_outside, parents = waiting.pop()
         try:
-            entries = os.scandir(os.path.join(root, above))  # noqa: PTH118  # a Path a folder costs more than its listing
+            # A Path for each of a million entries takes longer than listing them.
+            entries = os.scandir(f"{root}/{above}")
         except OSError:
             if not above:
                 raise
@@ -105,47 +135,22 @@ def list_files(base: Path, inventory: Inventory) -> Iterator[tuple[str, bool]]:
             continue
         with entries:
             for entry in entries:
-                name = entry.name
-                if not name.isascii() and not _is_text(name):
+                path = above + entry.name
+                if not entry.name.isascii() and not _is_text(entry.name):
                     inventory.bad_names += 1
                 elif entry.is_file(follow_symlinks=False):
-                    yield above + name, is_outside
-                elif entry.is_dir(follow_symlinks=False):
-                    if above or name != OWN_FOLDER:
-                        inventory.others.append((above + name, NOT_A_FILE))
-                        waiting.append((f"{above}{name}/", is_outside, parents))
+                    yield path, is_outside
                 elif entry.is_symlink():
                     target = os.path.realpath(entry.path)
                     leads_out = not _is_below(target, root)
-                    if os.path.isfile(target):  # noqa: PTH113
-                        yield above + name, is_outside or leads_out
-                        continue
-                    kind = NOT_A_FILE if os.path.exists(target) else BROKEN_LINK  # noqa: PTH110
-                    inventory.others.append((above + name, kind))
-                    if os.path.isdir(target):  # noqa: PTH112
-                        _follow(above + name, target, root, leads_out, parents, inventory, waiting)
-                else:
-                    inventory.others.append((above + name, NOT_A_FILE))
-
-
-def _follow(
-    path: str,
-    target: str,
-    root: str,
-    leads_out: bool,
-    parents: tuple[tuple[int, int], ...],
-    inventory: Inventory,
-    waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]],
-) -> None:
-    """Take a link to a folder into account."""
-    if not leads_out:
-        inventory.links.append((path, os.path.relpath(target, root)))
-        return
-    status = Path(target).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity not in parents:
-        inventory.outside.append(path)
-        waiting.append((f"{path}/", True, (*parents, identity)))
+                    if Path(target).is_file():
+                        yield path, is_outside or leads_out
+                    elif folder := inventory.add_link(path, target, root, parents):
+                        waiting.append(folder)
+                elif path != OWN_FOLDER:
+                    inventory.others.append((path, NOT_A_FILE))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(_Waiting(f"{path}/", is_outside, parents))
 
 
 def _is_below(path: str, root: str) -> bool:

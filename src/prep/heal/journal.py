@@ -20,6 +20,7 @@ from prep.heal.inventory import OWN_FOLDER
 
 MKDIR, LINK, MOVE, ENCODE, WRITE, FAILED = "mkdir", "link", "move", "encode", "write", "failed"
 _NAME = re.compile(r"journal-([0-9]+)\.jsonl")
+_NUMBER = re.compile(r"-([0-9]+)$")
 
 Entry = dict[str, Any]
 
@@ -57,7 +58,8 @@ class Journal:
     """
 
     def __init__(self, base: Path) -> None:
-        number = max((number for number, _ in journals(base)), default=0) + 1
+        taken = [_NUMBER.search(path.stem) for path in own_folder(base).iterdir()]
+        number = max((int(found[1]) for found in taken if found), default=0) + 1
         self.path = own_folder(base) / f"journal-{number}.jsonl"
         self.originals = own_folder(base) / f"originals-{number}"
         self._file: IO[str] | None = None
@@ -153,7 +155,7 @@ def undo(base: Path) -> Undone:
                     _take_back(base, entry, result)
             with suppress(OSError):
                 (own_folder(base) / f"originals-{number}").rmdir()  # stays where an original could not be put back
-            path.rename(path.with_name(f"undone-{number}.jsonl") if result.left else path.with_suffix(".undone"))
+            path.rename(path.with_name(f"undone-{number}.jsonl"))
     return result
 
 
@@ -176,7 +178,6 @@ def _take_back(base: Path, entry: Entry, result: Undone) -> None:
     try:
         if entry["do"] == MKDIR:
             target.rmdir()
-            result.undone += 1
         elif os.path.lexists(target):
             problem = _TAKE_BACK[entry["do"]](base, target, entry)
             if problem:
@@ -196,7 +197,7 @@ def _take_back_name(base: Path, target: Path, entry: Entry) -> str:
     if not os.path.lexists(source):
         source.parent.mkdir(parents=True, exist_ok=True)
         target.rename(source)
-    elif source.lstat().st_ino == entry["inode"] or entry["do"] == LINK:
+    elif source.lstat().st_ino == entry["inode"]:
         target.unlink()
     else:
         return f"{entry['from']} is another file now"
@@ -207,7 +208,7 @@ def _take_back_encoded(base: Path, target: Path, entry: Entry) -> str:
     """Of an image encoded anew: put the original back where it took its place."""
     kept = base / entry["kept"] if entry["kept"] else None
     if hash_file(target) != entry["sha256"]:
-        if kept is not None and os.path.lexists(kept) and os.path.samefile(kept, target):
+        if kept is not None and os.path.lexists(kept) and _is_same(kept, target):
             kept.unlink()  # the original was put by, and nothing took its place
             return ""
         return "it is another file now"
@@ -216,6 +217,12 @@ def _take_back_encoded(base: Path, target: Path, entry: Entry) -> str:
     else:
         kept.replace(target)
     return ""
+
+
+def _is_same(kept: Path, target: Path) -> bool:
+    if kept.is_symlink() or target.is_symlink():
+        return kept.is_symlink() and target.is_symlink() and kept.readlink() == target.readlink()
+    return hash_file(kept) == hash_file(target)
 
 
 def _take_back_list(base: Path, target: Path, entry: Entry) -> str:

@@ -12,7 +12,7 @@ from prep.heal.content import OK
 from prep.heal.inventory import unescape
 
 FOUND, KEPT, REPAIR, LOST = "found", "kept", "repair", "lost"  # states; `kept` is found, with something to say
-LINK, ENCODE = "link", "encode"
+LINK, MOVE, ENCODE = "link", "move", "encode"
 WRONG_FORMAT = "wrong_format"
 MISSING, AMBIGUOUS, NO_EXTENSION = "missing", "ambiguous", "no_extension"
 OUTSIDE, CLAIMED, PADDING_UNCLEAR = "outside", "claimed", "padding_unclear"
@@ -28,7 +28,7 @@ _FORMATS = (
 _IS_JPEG = "{0} IN ('.jpg', '.jpeg', '.jpe', '.jfif')"
 
 OUTCOMES = """
-    CREATE TABLE outcomes (base INTEGER, path VARCHAR, state VARCHAR, cause VARCHAR, do VARCHAR, source VARCHAR,
+    CREATE TABLE outcomes (base INTEGER, path VARCHAR, state VARCHAR, cause VARCHAR, action VARCHAR, source VARCHAR,
                            detail VARCHAR);
 """
 
@@ -64,11 +64,12 @@ def place(connection: duckdb.DuckDBPyConnection) -> None:
 
 def find_candidates(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the table `candidates`: files that may be an image that is not where its rows say, and how they differ."""
-    connection.create_function("unescaped", unescape, [duckdb.sqltypes.VARCHAR], duckdb.sqltypes.VARCHAR)  # type: ignore[list-item]
+    connection.create_function("unescaped", unescape, [duckdb.sqltypes.VARCHAR], duckdb.sqltypes.VARCHAR)
     absent = "SELECT base, path FROM placed WHERE NOT is_file AND kind IS NULL"
+    files = "SELECT base, path, is_outside FROM files WHERE EXISTS (FROM absent)"
     connection.execute(f"""
         CREATE TABLE absent AS {_parts(absent)};
-        CREATE TABLE near AS SELECT * FROM ({_parts("SELECT base, path, is_outside FROM files", "is_outside")}) SEMI JOIN absent USING (base, key);
+        CREATE TABLE near AS SELECT * FROM ({_parts(files, "is_outside")}) SEMI JOIN absent USING (base, key);
         CREATE TABLE pairs AS
             SELECT a.base, a.path, n.path AS source, false AS is_moved
             FROM absent a JOIN near n ON n.base = a.base AND n.key = a.key AND n.dir_key = a.dir_key
@@ -123,8 +124,12 @@ def _shorter(table: str) -> str:
     return f"SELECT base, path, key, unnest({some}) AS dir_key FROM {table} WHERE dir_key <> ''"
 
 
-def judge(connection: duckdb.DuckDBPyConnection) -> None:
-    """Fill `outcomes` from `placed`, `candidates` and what `seen` says of the files."""
+def judge(connection: duckdb.DuckDBPyConnection, *, move: bool) -> None:
+    """Fill `outcomes` from `placed`, `candidates` and what `seen` says of the files.
+
+    Args:
+        move: move a file that no row names, rather than link it.
+    """
     connection.execute(f"""
         INSERT INTO outcomes
         SELECT base, path,
@@ -140,37 +145,38 @@ def judge(connection: duckdb.DuckDBPyConnection) -> None:
         INSERT INTO outcomes SELECT base, path, '{LOST}', kind, NULL, NULL, '' FROM placed
             WHERE NOT is_file AND kind IS NOT NULL;
     """)
-    _judge_absent(connection)
+    _judge_absent(connection, MOVE if move else LINK)
 
 
-def _judge_absent(connection: duckdb.DuckDBPyConnection) -> None:
+def _judge_absent(connection: duckdb.DuckDBPyConnection, do: str) -> None:
     """The same for images that are not where their rows say."""
     _find_unclear(connection)
     best = "arg_min(c, (length(c.cause), c.source)) FILTER (s.status = 'ok')"
     connection.execute(f"""
         CREATE TABLE choices AS
         SELECT c.base, c.path, any_value(c.number) AS number, list_sort(list(c.source))[:3] AS sources,
-               count(DISTINCT s.identity) FILTER (s.status = '{OK}') AS usable, any_value(s.status) AS status,
+               count(DISTINCT s.identity) FILTER (s.status = '{OK}') AS usable, min(s.status) AS status,
                {best} AS best, arg_min(s.format, (length(c.cause), c.source)) FILTER (s.status = '{OK}') AS format
         FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source GROUP BY c.base, c.path;
         INSERT INTO outcomes
         SELECT base, path, if(is_lost, '{LOST}', '{REPAIR}'), coalesce(problem, best.cause),
                CASE WHEN is_lost THEN NULL
                     WHEN {_IS_JPEG.format("suffix")} AND format NOT IN ('JPEG', 'MPO') THEN '{ENCODE}'
-                    ELSE '{LINK}' END,
+                    WHEN is_named THEN '{LINK}' ELSE '{do}' END,
                if(is_lost, NULL, best.source),
                CASE WHEN is_lost AND sources IS NOT NULL THEN
                     array_to_string(sources, ', ') || if(number > 3, ', ...', '')
                     || if(problem = '{MISSING}', ' (' || status || ')', '') ELSE '' END
         FROM (SELECT *, problem IS NOT NULL AS is_lost FROM (
-            SELECT a.base, a.path, lower(a.suffix) AS suffix, c.* EXCLUDE (base, path), CASE
+            SELECT a.base, a.path, lower(a.suffix) AS suffix, c.* EXCLUDE (base, path),
+                   named.path IS NOT NULL AS is_named, CASE
                 WHEN number > {MAX_CANDIDATES} OR usable > 1 THEN '{AMBIGUOUS}'
                 WHEN best IS NULL THEN '{MISSING}'
                 WHEN best.has_no_suffix AND best.is_extension THEN '{NO_EXTENSION}'
                 WHEN best.is_outside OR p.is_outside THEN '{OUTSIDE}'
                 WHEN count(*) OVER (PARTITION BY a.base, coalesce(best.source, a.path)) > 1 THEN '{AMBIGUOUS}'
                 WHEN u.path IS NOT NULL THEN '{PADDING_UNCLEAR}'
-                WHEN (best.is_case OR best.is_padding) AND named.path IS NOT NULL THEN '{CLAIMED}' END AS problem
+                WHEN (best.is_case OR best.is_padding) AND is_named THEN '{CLAIMED}' END AS problem
             FROM absent a JOIN placed p ON p.base = a.base AND p.path = a.path
             LEFT JOIN choices c ON c.base = a.base AND c.path = a.path
             LEFT JOIN unclear u ON u.base = a.base AND u.path = a.path AND u.source = best.source

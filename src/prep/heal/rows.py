@@ -22,6 +22,7 @@ from prep.schema import DROP_REASON
 
 BAD_PATH, NO_PATH, UNSAFE_PATH = "bad_path", "no_path", "unsafe_path"
 TOKEN = "<image>"  # where the trainer puts the picture into a text
+TOGETHER_BYTES = 16 << 20  # of rows that one statement reads
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _LINE_ENDS = str.maketrans("\r\n", "  ")  # in JSON they stand between values only
 
@@ -77,8 +78,8 @@ def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, ba
     Raises:
         DataError: the file is not whole, or no row of it is one of LLaVA's format.
     """
-    for batch in _numbered(pair.json):
-        connection.register("objects", pa.Table.from_batches([batch]))
+    for table in _tables(_numbered(pair.json)):
+        connection.register("objects", table)
         connection.execute(_FACTS, {"pair": number})
         connection.unregister("objects")
     known = "bool_or(is_turns OR names IS NOT NULL)"
@@ -89,7 +90,9 @@ def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, ba
             "Such a file is a JSON array of objects with `conversations` and, where there is a picture, `image`.",
         )
     steps = "list_filter(string_split(image, '/'), lambda step: step NOT IN ('', '.'))"
-    unsafe = r"starts_with(image, '/') OR regexp_matches(image, '^[A-Za-z]:[\\/]|(^|/)\.\.(/|$)') OR contains(image, chr(0))"
+    unsafe = (
+        r"starts_with(image, '/') OR regexp_matches(image, '^[A-Za-z]:[\\/]|(^|/)\.\.(/|$)') OR contains(image, chr(0))"
+    )
     plain = "NOT regexp_matches(image, '(^|/)\\.?/|/\\.?$|^\\.$')"
     connection.execute(f"""
         INSERT INTO refs SELECT pair, row, {base}, place, image,
@@ -98,6 +101,18 @@ def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, ba
         FROM (SELECT pair, row, unnest(names) AS image, generate_subscripts(names, 1) AS place
               FROM rows WHERE pair = {number} AND problem IS NULL AND NOT is_bare)
     """, {"prefix": prefix})  # fmt: skip
+
+
+def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches together, as each statement costs some milliseconds."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(each.nbytes for each in held) > TOGETHER_BYTES:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
 
 
 def _numbered(path: Path) -> Iterator[pa.RecordBatch]:

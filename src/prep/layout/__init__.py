@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from prep.config import STAGE_FOLDERS, Catalogue
-from prep.errors import UsageError
+from prep.errors import UsageError, WorkspaceError
 from prep.layout.journal import open_journal
 from prep.layout.links import How, Linked, link_all, shown_folders
 from prep.layout.mend import Findings, find, mend
-from prep.layout.report import Archive, Tree, folders_of, known_archives, look_at
-from prep.trainers.convllava import FOLDERS
+from prep.layout.places import printable
+from prep.layout.report import Archive, Tree, Wanted, folders_of, known_archives, look_at
 from prep.workspace import CONFIG_NAME, Workspace
+
+TREE = "data"  # of a workspace
 
 
 @dataclass
@@ -37,9 +39,38 @@ class Layout:
     def as_json(self) -> dict[str, Any]:
         """For `--json`; of a dry run with every name that would move."""
         moves = [move.as_json(self.root if self.tree is None else None) for move in self.found.moves]
-        facts = {"root": str(self.root), "moves": moves, "links": self.found.links, "left": self.found.left}
+        left = [printable(sentence) for sentence in self.found.left]
+        facts = {"root": str(self.root), "moves": moves, "links": self.found.links, "left": left}
         archives = {archive.path: archive.command for archive in self.archives}
         return facts | {"archives": archives, "linked": self.linked, "tree": self.tree}
+
+
+def tree_of(start: Path, root: Path | None) -> tuple[Workspace | None, Path]:
+    """The workspace of a recipe of ConvLLaVA that `start` lies in, or None; and the tree's folder.
+
+    Args:
+        root: the tree that the user names; without one, `data` of the workspace.
+
+    Raises:
+        UsageError: no tree is named, and there is no such workspace.
+        WorkspaceError: the same, outside any workspace.
+    """
+    workspace = None
+    try:
+        workspace = Workspace.find(start)
+    except WorkspaceError:
+        if root is None:
+            raise
+    if workspace is not None and workspace.recipe.trainer != "convllava":
+        if root is None:
+            raise UsageError(
+                f"{workspace.recipe.name} is no recipe of ConvLLaVA, so it has no tree",
+                "Name a tree with --root DIR; or `prep init convllava-s3` in another folder.",
+            )
+        workspace = None
+    if workspace is None:
+        return None, root or start
+    return workspace, root or workspace.root / TREE
 
 
 def lay_out(root: Path, workspace: Workspace | None, *, how: How = "hard", dry_run: bool = False) -> Layout:
@@ -59,18 +90,19 @@ def lay_out(root: Path, workspace: Workspace | None, *, how: How = "hard", dry_r
         raise UsageError(
             f"{root} holds nothing of the guide's tree", "Name the folder that the guide calls data/, with its files."
         )
-    if not dry_run and (found.moves or found.links):
+    if not (dry_run or found.is_sound):
         root.mkdir(parents=True, exist_ok=True)
         with open_journal(root) as journal:
             mend(root, found, journal)
-    catalogue, wanted, indexed = Catalogue(), list(FOLDERS), set[str]()
+    catalogue, wanted = Catalogue(), Wanted()
     if workspace is not None:
         layout.linked = link_all(workspace, root, how, dry_run=dry_run)
         shown = shown_folders(workspace)
-        catalogue, wanted = workspace.catalogue, folders_of([item.folder for item in shown])
         indexed = {item.dataset for item in shown} - set(layout.linked.unready)
+        names = [entry.label for entry in workspace.entries]
+        catalogue, wanted = workspace.catalogue, Wanted(folders_of([item.folder for item in shown]), names, indexed)
     if not dry_run:
-        layout.tree = look_at(root, catalogue, layout.archives, wanted, indexed)
+        layout.tree = look_at(root, catalogue, layout.archives, wanted)
     return layout
 
 

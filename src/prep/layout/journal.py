@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from prep.errors import UsageError, WorkspaceError
 from prep.files import open_own, sync, try_lock, write_text
+from prep.layout.places import printable
 
 FOLDER = ".prep-layout"
 NAME = "journal.jsonl"
@@ -103,6 +104,22 @@ def _rename(old: str, new: str) -> None:
     os.rename(old, new)  # noqa: PTH104  # of a million files, pathlib would take as long as the renaming
 
 
+def emptied(root: Path) -> list[str]:
+    """Folders that moves have emptied and a kill has left, by the journal of a tree."""
+    path = root / FOLDER / NAME
+    if not path.is_file():
+        return []
+    with open_own(path, "r") as file:
+        moves = [(line["move"][0], "names" in line) for line in _lines(file) if "move" in line]
+    folders = {}
+    for source, has_names in moves:
+        folder = source if has_names else source.rpartition("/")[0]
+        while folder and not (root / folder).exists():
+            folder = folder.rpartition("/")[0]
+        folders[folder] = root / folder
+    return [folder for folder, path in folders.items() if folder and path.is_dir() and not any(path.iterdir())]
+
+
 # -- taking all back ---------------------------------------------------------------------------------------------
 
 
@@ -120,7 +137,7 @@ class Undone:
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {"moved_back": self.moved, "left": self.left}
+        return {"moved_back": self.moved, "left": [printable(path) for path in self.left]}
 
 
 def undo(root: Path, *, dry_run: bool = False) -> Undone:

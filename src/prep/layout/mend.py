@@ -16,8 +16,8 @@ from typing import Any
 
 from prep import progress
 from prep.errors import WorkspaceError
-from prep.layout.journal import Journal
-from prep.layout.places import ARCHIVE, IMAGE, LISTS, Place, place_of
+from prep.layout.journal import Journal, emptied
+from prep.layout.places import ARCHIVE, IMAGE, LISTS, Place, place_of, printable
 from prep.trainers.convllava import LINKS
 
 NAMES_AT_ONCE = 1000  # moved between two flushes of the journal
@@ -52,8 +52,14 @@ class Move:
 
     def as_json(self, root: Path | None) -> dict[str, Any]:
         """For `--json`; with `root`, before it is made, every name that would move."""
-        facts: dict[str, Any] = {"from": self.source, "to": self.target, "count": self.count}
-        return facts if self.place is None or root is None else facts | {"names": self.names(root)}
+        facts: dict[str, Any] = {
+            "from": printable(self.source),
+            "to": printable(self.target),
+            "count": self.count,
+        }
+        if self.place is None or root is None:
+            return facts
+        return facts | {"names": [printable(name) for name in self.names(root)]}
 
 
 @dataclass
@@ -64,6 +70,7 @@ class Findings:
         moves: what mends it, in order.
         links: symbolic links that it lacks -> what they lead to.
         archives: files that nobody has unpacked, maybe; below the root.
+        emptied: folders that a run which was killed has emptied; they go.
         left: what stays as it is, a sentence each.
         is_known: whether anything of the guide's tree is there.
     """
@@ -71,8 +78,14 @@ class Findings:
     moves: list[Move] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
     archives: list[str] = field(default_factory=list)
+    emptied: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     is_known: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is nothing to mend."""
+        return not (self.moves or self.links or self.emptied)
 
 
 def find(root: Path, kept: Collection[Path] = ()) -> Findings:
@@ -85,6 +98,7 @@ def find(root: Path, kept: Collection[Path] = ()) -> Findings:
     search.walk()
     search.place_lists()
     found = search.found
+    found.emptied = emptied(root)
     for path, to in LINKS.items():
         here = root / path
         if not os.path.lexists(here) or any(f"{move.source}/".startswith(f"{path}/") for move in found.moves):
@@ -114,8 +128,6 @@ class _Search:
     def _look_at(self, folder: str) -> list[str]:
         """Note what is in a folder; the folders in it to look at next."""
         place = place_of(folder.split("/")) if folder else None
-        if place is not None and self._is_second_copy(folder, place):
-            place = None
         counts: Counter[str] = Counter()
         examples: list[str] = []
         folders: list[str] = []
@@ -140,18 +152,19 @@ class _Search:
                     counts["pictures" if IMAGE.fullmatch(entry.name) else "others"] += 1
                     self._note_file(entry, path)
         self.found.is_known |= bool(counts["known"])
-        if place is None or folder == place.path:
-            if counts["pictures"] and place is None:
-                self.found.left.append(f"{counts['pictures']:,} pictures in {folder or '.'}: no rule knows this folder")
-        else:
+        if place is None:
+            if count := counts["pictures"]:
+                self.found.left.append(f"{_number(count, 'picture')} in {folder or '.'}: no rule knows this folder")
+        elif folder != place.path and not self._is_second_copy(folder, place, counts):
             self._place(folder, place, counts, tuple(sorted(examples)))
         return folders
 
-    def _is_second_copy(self, folder: str, place: Place) -> bool:
+    def _is_second_copy(self, folder: str, place: Place, counts: Counter[str]) -> bool:
         """Whether a folder is Vision-Flan unpacked again for ALLaVA, which works as it is."""
         if place.path != VFLAN or not folder.startswith("allava/") or not (self.root / VFLAN).is_dir():
             return False
-        self.found.left.append(f"{folder} is a second copy of {VFLAN}; a link would do in the place of its folder")
+        if counts["known"] + counts["double"]:
+            self.found.left.append(f"{folder} is a second copy of {VFLAN}; a link would do in the place of its folder")
         return True
 
     def _holders(self, place: Place) -> list[str]:
@@ -174,9 +187,11 @@ class _Search:
     def _place(self, folder: str, place: Place, counts: Counter[str], examples: tuple[str, ...]) -> None:
         """Plan the move of a folder's entries to their place, of the whole folder where nothing else is in it."""
         if counts["double"] and not place.has_folders:
-            self.found.left.append(f"{counts['double']:,} names of {folder} are in {place.path} too")
+            self.found.left.append(f"{_number(counts['double'], 'name')} of {folder} in {place.path} too")
         if counts["pictures"]:
-            self.found.left.append(f"{counts['pictures']:,} pictures in {folder} are not called like those of its set")
+            self.found.left.append(
+                f"{_number(counts['pictures'], 'picture')} in {folder} not called like those of its set"
+            )
         if not counts["known"]:
             return
         is_whole = not (counts["double"] + counts["folders"] + counts["pictures"] + counts["others"])
@@ -196,7 +211,7 @@ class _Search:
         with os.scandir(self.root / path) as entries:
             doubles = sum(_is_movable(entry, pictures) for entry in entries) - len(free)
         if doubles:
-            self.found.left.append(f"{doubles:,} names of {path} are in {target} too")
+            self.found.left.append(f"{_number(doubles, 'name')} of {path} in {target} too")
         if free:
             self.found.moves.append(Move(path, target, pictures, len(free), tuple(free[:EXAMPLES])))
 
@@ -218,6 +233,10 @@ class _Search:
                 self.found.left.append(f"{first}: something else stands at {target}")
             else:
                 self.found.moves.append(Move(first, target, None, 1))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 
 def _is_movable(entry: os.DirEntry[str], place: Place) -> bool:
@@ -249,6 +268,8 @@ def mend(root: Path, found: Findings, journal: Journal) -> None:
                 if error.errno != errno.EXDEV:
                     raise
                 found.left.append(f"{move.source} is on another disk than {move.target}: move it by hand")
+    for folder in found.emptied:
+        journal.remove_empty(folder)
     for path, to in found.links.items():
         if not os.path.lexists(root / path):  # else its folder could not be emptied
             _make_link(root, path, to, journal)

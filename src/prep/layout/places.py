@@ -7,6 +7,7 @@ whose names belong to the tree or to its wrappers; below any other folder nothin
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -109,3 +110,8 @@ def behind_links(path: str) -> str:
         if f"{path}/".startswith(f"{link}/"):
             return posixpath.normpath(f"{posixpath.dirname(link)}/{to}/{path[len(link) :]}")
     return path
+
+
+def printable(text: str) -> str:
+    """A text with file names in it as it can be printed: bytes that are no UTF-8 are written as `\\xe9` is."""
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -80,6 +80,7 @@ class Pair:
 
     Attributes:
         is_there: whether both are.
+        is_wanted: whether the recipe has it.
         brings: the command that brings the list.
     """
 
@@ -87,12 +88,13 @@ class Pair:
     json_path: Path
     image_folder: Path
     is_there: bool
+    is_wanted: bool = True
     brings: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         paths = {"name": self.name, "json": str(self.json_path), "images": str(self.image_folder)}
-        return paths | {"is_there": self.is_there, "brings": self.brings}
+        return paths | {"is_there": self.is_there, "is_wanted": self.is_wanted, "brings": self.brings}
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Tree:
     """A tree as it is.
 
     Attributes:
-        holes: what the guide's own tree lacks -> `there` or `missing`.
+        holes: what the guide's own tree lacks -> `there`, `missing`, or `leads to nothing yet`, of a link.
     """
 
     folders: list[FolderCount] = field(default_factory=list)
@@ -112,33 +114,53 @@ class Tree:
         return {"folders": self.folders, "pairs": self.pairs, "holes": self.holes}
 
 
-def look_at(
-    root: Path, catalogue: Catalogue, archives: Sequence[Archive], wanted: Sequence[str], indexed: Collection[str]
-) -> Tree:
+class Wanted(NamedTuple):
+    """What a tree should have.
+
+    Attributes:
+        folders: of pictures.
+        names: of the trainer's datasets.
+        indexed: datasets whose images are all indexed: what is missing of them is in no archive.
+    """
+
+    folders: Sequence[str] = tuple(FOLDERS)
+    names: Collection[str] = NAMES.keys()
+    indexed: Collection[str] = ()
+
+
+def look_at(root: Path, catalogue: Catalogue, archives: Sequence[Archive], wanted: Wanted) -> Tree:
     """Count what is in a tree.
 
     Args:
         archives: what lies in the tree and may not be unpacked.
-        wanted: folders to count.
-        indexed: datasets whose images are all indexed: what is missing of them is in no archive.
     """
     tree = Tree()
-    with progress.bar("layout count", len(wanted), "folders") as advance:
-        for folder in wanted:
+    with progress.bar("layout count", len(wanted.folders), "folders") as advance:
+        for folder in wanted.folders:
             known = FOLDERS[folder]
             count = FolderCount(folder, known.dataset, known.files, count_pictures(root / folder))
             if not count.found or count.missing:
                 there = [archive.command for archive in archives if f"{folder}/".startswith(f"{archive.belongs}/")]
-                brings = "prep heal" if known.dataset in indexed else _bringing(known.dataset, catalogue, images=True)
+                brings = (
+                    "prep heal" if known.dataset in wanted.indexed else _bringing(known.dataset, catalogue, images=True)
+                )
                 count = replace(count, brings=" && ".join(there) or brings)
             tree.folders.append(count)
             advance(1)
     for name, builder in NAMES.items():
         path, images = root / builder.json_path, root / builder.image_folder
-        brings = "" if path.is_file() else _bringing(_dataset_of_list(path.name, catalogue), catalogue, images=False)
-        tree.pairs.append(Pair(name, path, images, path.is_file() and images.is_dir(), brings))
-    tree.holes = {path: "there" if (root / path).is_dir() else "missing" for path in (FIRST_HOLE, *LINKS)}
+        is_lacking = name in wanted.names and not path.is_file()
+        brings = _bringing(_dataset_of_list(path.name, catalogue), catalogue, images=False) if is_lacking else ""
+        is_there = path.is_file() and images.is_dir()
+        tree.pairs.append(Pair(name, path, images, is_there, name in wanted.names, brings))
+    tree.holes = {path: _hole(root / path) for path in (FIRST_HOLE, *LINKS) if path in (*wanted.folders, *LINKS)}
     return tree
+
+
+def _hole(path: Path) -> str:
+    if path.is_dir():
+        return "there"
+    return "leads to nothing yet" if path.is_symlink() else "missing"
 
 
 def folders_of(shown: Sequence[str]) -> list[str]:

@@ -1,30 +1,17 @@
-"""emit: JSON lists of rows as the LLaVA family reads them, and the module or YAML that names them.
-
-A list has a row on each line, in the publisher's order, rows of text alone among them; the same inputs give the same
-bytes. It is made once: a manifest beside the lists says what each was made from.
-"""
+"""emit: JSON lists of a recipe's rows, and the Python module or YAML that names them for a trainer."""
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from filecmp import cmp
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Literal
 
 from prep import sql
-from prep.engine import run_tasks
 from prep.errors import ConfigError, DataError, UsageError
-from prep.files import atomic_path, hash_file, write_text
-from prep.manifest import Manifest, Shard, fingerprint, read_manifest, write_manifest
-from prep.progress import bar
-from prep.schema import CONVERSATION, IMAGE_KEY, KEY, ROW, TURNS
+from prep.files import write_text
+from prep.schema import CONVERSATION, IMAGE_KEY
 from prep.stages.emission import (
     Emission,
     Ready,
@@ -36,54 +23,16 @@ from prep.stages.emission import (
     sampling_of,
     text_only_rows,
 )
+from prep.stages.lists import SEED, ListTask, copies, make_lists, missing_lists, write_one
 from prep.trainers import convllava
 from prep.trainers.lavida_o import DATA_PATH, SAMPLING, Sampling, parse_sampling, training_yaml
 from prep.workspace import Workspace
 
 Format = Literal["convllava", "llava-json", "llava-next"]
 FORMATS: dict[Format, str] = {"convllava": ".py", "llava-json": ".json", "llava-next": ".yaml"}
-VERSION = 1  # raise when the same inputs give other bytes
-SEED = 42  # of random sampling that is done here, by NumPy's first generator, whose order never changes
 IN_YAML = ("all", "first", "end", "random")  # sampling that the LLaVA-NeXT family's loader knows
 
-_BATCH_ROWS = 1_000
-_INSTEAD = "`prep emit --force` replaces it, `-o FILE` writes another."
-
-Copies: TypeAlias = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class ListTask:
-    """The rows of one entry.
-
-    Attributes:
-        name: the entry's.
-        shards: of its table, each the rows with an image and those of text alone.
-        made_from: what is in them.
-        rows: in them all.
-        sampling: what is done here, as the recipe says it.
-        folder: what image paths are made relative to.
-        place: where below it a row's image is, before its key; None where the row's own path says it.
-        output: the list; None where it is a part of one.
-    """
-
-    name: str
-    table: str
-    shards: tuple[tuple[Path, Path], ...]
-    made_from: tuple[str, ...]
-    rows: int
-    sampling: str
-    folder: str
-    place: str | None
-    output: Path
-
-    @property
-    def fingerprint(self) -> str:
-        """Name of everything the list is made from."""
-        return fingerprint([VERSION, self.made_from, self.sampling, self.folder, self.place])
-
-    def __str__(self) -> str:
-        return str(self.output)
+_INSTEAD = "`--force` replaces it, `-o FILE` writes another."
 
 
 def emit_json(
@@ -117,15 +66,16 @@ def emit_json(
     ready, left_out = ready_entries(workspace, stale, partial)
     _check_entries(ready, format_)
     folder = _image_folder(workspace, ready) if root is None else _tree(root, ready)
-    lists = workspace.training_lists if output is None else path.with_suffix("")
+    lists = _lists(workspace, format_, path, is_default=output is None, is_tree=root is not None)
     tasks = [_task(workspace, each, format_, folder, root is not None, lists) for each in ready]
     if root is not None:
         _check_tree(tasks)
-    entries = tuple(_entry(each, task) for each, task in zip(ready, tasks, strict=True))
+    one = path if format_ == "llava-json" else None
+    entries = tuple(_entry(each, task, one) for each, task in zip(ready, tasks, strict=True))
     notes = (*not_fetched_notes(ready), *_sampling_notes(tasks))
     text = _text(workspace, format_, path, tasks, left_out)
     if format_ == "llava-json":
-        state = _write_one(path, tasks, force=force, dry_run=dry_run)
+        state = write_one(path, tasks, force=force, dry_run=dry_run)
     else:
         state = _write_named(path, text, lists, tasks, force, replace_own, dry_run, workspace.workers)
     return Emission(path, text, state, entries, left_out, notes, "emit", format_, folder)
@@ -139,7 +89,7 @@ def _output(workspace: Workspace, format_: Format, output: Path | None) -> Path:
     """
     if output is None:
         places = {"convllava": workspace.training_module, "llava-next": workspace.training_yaml}
-        return places.get(format_, workspace.training_lists.with_suffix(".json"))
+        return places.get(format_, workspace.training_lists.with_name(f"{workspace.recipe.name}.json"))
     suffix = FORMATS[format_]
     if output.suffix != suffix:
         raise UsageError(
@@ -151,6 +101,14 @@ def _output(workspace: Workspace, format_: Format, output: Path | None) -> Path:
             "Use letters, digits and _, such as prep_datasets.py.",
         )
     return output.absolute()
+
+
+def _lists(workspace: Workspace, format_: Format, path: Path, *, is_default: bool, is_tree: bool) -> Path:
+    """The folder of the lists; those with a tree's paths are not written over those with the store's."""
+    if format_ == "llava-json":
+        return path.parent
+    lists = workspace.training_lists
+    return path.with_suffix("") if not is_default else lists.with_name(f"{lists.name}-tree") if is_tree else lists
 
 
 def _check_entries(ready: Sequence[Ready], format_: Format) -> None:
@@ -201,7 +159,8 @@ def _image_folder(workspace: Workspace, ready: Sequence[Ready]) -> str:
     store = workspace.image_root
     if all(folder.startswith(f"{store}/") for folder in folders):
         return store
-    return posixpath.commonpath([posixpath.normpath(folder) for folder in folders])
+    common: str = posixpath.commonpath([posixpath.normpath(folder) for folder in folders])
+    return common
 
 
 def _tree(root: Path, ready: Sequence[Ready]) -> str:
@@ -229,7 +188,7 @@ def _check_tree(tasks: Sequence[ListTask]) -> None:
         with sql.connect() as connection, sql.data_errors(f"table {task.table}", "Run `prep filter --force`."):
             [keys] = connection.execute(f"SELECT min({IMAGE_KEY}), max({IMAGE_KEY}) FROM {shards}").fetchall()
         for path in (Path(task.folder, task.place or "", key) for key in keys if key is not None):
-            if not path.is_file():
+            if path.is_relative_to(task.folder) and not path.is_file():
                 raise UsageError(
                     f"--root {task.folder}: the tree lacks {path.relative_to(task.folder)}, which {task.name} shows",
                     "`prep layout convllava` fills the tree, and `prep heal` says what it lacks.",
@@ -266,13 +225,13 @@ def _list_name(label: str, sampling: Sampling) -> str:
     return f"{label}-{sampling.word}-{sampling.number}{'-percent' if sampling.is_percent else ''}"
 
 
-def _entry(ready: Ready, task: ListTask) -> dict[str, Any]:
-    """What is told of an entry."""
+def _entry(ready: Ready, task: ListTask, one: Path | None) -> dict[str, Any]:
+    """What is told of an entry; `one` is the list that all are in."""
     entry, manifest = ready
     return {
         "name": task.name,
         "table": task.table,
-        "json_path": str(task.output),
+        "json_path": str(one or task.output),
         "image_folder": task.folder,
         "rows": int(copies(task.sampling, task.rows).sum()),
         "rows_in_table": task.rows,
@@ -328,150 +287,13 @@ def _write_named(
     workers: int,
 ) -> str:
     """Write the lists, and at last what names them; the state."""
-    missing = _missing_lists(lists, tasks)
+    missing = missing_lists(lists, tasks)
     is_there = path.is_file() and path.read_bytes() == text.encode()
     if dry_run:
         return "planned" if missing or not is_there else "up to date"
     if not is_there:
         refuse_to_clobber(path, force, replace_own, _INSTEAD)
-    _make_lists(lists, missing, force, workers)
+    make_lists(lists, missing, force, workers)
     if not is_there:
         write_text(path, text)
     return "up to date" if is_there and not missing else "done"
-
-
-def _missing_lists(folder: Path, tasks: Sequence[ListTask]) -> list[ListTask]:
-    """Tasks whose list is not there as they would make it."""
-    manifest = read_manifest(folder)
-    known = {shard.name: shard for shard in manifest.shards if shard.is_in(folder)} if manifest else {}
-    return [task for task in tasks if (shard := known.get(task.output.name)) is None or shard.task != task.fingerprint]
-
-
-def _make_lists(folder: Path, tasks: Sequence[ListTask], force: bool, workers: int) -> None:
-    """Make lists; the manifest says first which of them are being made, so that what a killed run left is ours.
-
-    Raises:
-        UsageError: a list is in the way that we did not write, or that was edited.
-    """
-    manifest = read_manifest(folder)
-    shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
-    for task in tasks:
-        shard = shards.get(task.output.name)
-        is_ours = shard is not None and (not shard.task or shard.is_in(folder))
-        if task.output.exists() and not is_ours and not force:
-            raise UsageError(f"{task.output} is there, and is edited or not prep's", _INSTEAD)
-    if not tasks:
-        return
-    shards |= {task.output.name: Shard(task.output.name, "", None, 0, "") for task in tasks}
-    write_manifest(folder, Manifest("emit", tuple(shards.values())))
-    with bar("emit", sum(task.rows for task in tasks), "rows", len(tasks)) as advance:
-        for shard in run_tasks(_make_list, tasks, workers=workers):
-            shards[shard.name] = shard
-            advance(shard.rows or 0, items=1)
-            write_manifest(folder, Manifest("emit", tuple(shards.values())))
-
-
-def _make_list(task: ListTask) -> Shard:
-    """Write one list."""
-    with atomic_path(task.output) as temporary:
-        rows = _write(temporary, [task])
-    size_bytes = task.output.stat().st_size
-    return Shard(task.output.name, task.fingerprint, rows, size_bytes, hash_file(task.output))
-
-
-def _write_one(path: Path, tasks: Sequence[ListTask], *, force: bool, dry_run: bool) -> str:
-    """Write the rows of all entries as one list; the state.
-
-    Raises:
-        UsageError: another list is there.
-    """
-    if dry_run:
-        return "planned"
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "Name the JSON file to write.")
-    with bar("emit", sum(task.rows for task in tasks), "rows") as advance:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        try:
-            advance(_write(temporary, tasks))
-            if path.exists() and cmp(temporary, path, shallow=False):
-                return "up to date"
-            if path.exists() and not force:
-                raise UsageError(f"{path} is there and differs", _INSTEAD)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return "done"
-
-
-def _write(path: Path, tasks: Iterable[ListTask]) -> int:
-    """Write rows as one JSON list, in ASCII; how many."""
-    rows = 0
-    with path.open("w", encoding="ascii") as file:
-        file.write("[")
-        for task in tasks:
-            rows += _write_rows(file, task, is_first=rows == 0)
-        file.write("\n]\n")
-    return rows
-
-
-def _write_rows(file: IO[str], task: ListTask, *, is_first: bool) -> int:
-    written, separator = 0, "\n" if is_first else ",\n"
-    times = copies(task.sampling, task.rows)
-    place = 0
-    for row in _rows(task):
-        for _ in range(times[place]):
-            file.write(separator + row)
-            separator = ",\n"
-            written += 1
-        place += 1
-    if place != task.rows:
-        raise DataError(f"table {task.table} has {place} rows, not {task.rows}", "Run `prep filter --force`.")
-    return written
-
-
-def copies(strategy: str, rows: int) -> Copies:
-    """How often each of `rows` rows is taken, in their order."""
-    sampling = parse_sampling(strategy)
-    number = sampling.number_for(rows)
-    times: Copies = np.zeros(rows, np.int32)
-    if sampling.word == "first":
-        times[:number] = 1
-    elif sampling.word == "end":
-        times[max(rows - number, 0) :] = 1
-    elif sampling.word == "random":
-        times[np.random.RandomState(SEED).permutation(rows)[:number]] = 1
-    else:
-        times[:] = number if sampling.word == "dup" else 1
-    return times
-
-
-def _rows(task: ListTask) -> Iterator[str]:
-    """The rows of an entry as JSON text, in the publisher's order."""
-    image = sql.name(CONVERSATION.image_path or "")
-    with sql.connect(task.output) as connection, sql.data_errors(f"table {task.table}", "Run `prep filter --force`."):
-        for kept, text in task.shards:
-            both = (
-                f"SELECT {ROW}, {KEY}, {image}, {IMAGE_KEY}, {TURNS} FROM {sql.parquet_files([kept])} UNION ALL"
-                f" SELECT {ROW}, {KEY}, NULL, NULL, {TURNS} FROM {sql.parquet_files([text])}"
-            )
-            found = connection.execute(f"SELECT {KEY}, {image}, {IMAGE_KEY}, {TURNS} FROM ({both}) ORDER BY {ROW}")
-            while batch := found.fetchmany(_BATCH_ROWS):
-                for key, path, image_key, turns in batch:
-                    shown = {} if path is None else {convllava.IMAGE: _relative(task, path, image_key)}
-                    yield json.dumps({"id": key, **shown, convllava.TURNS: json.loads(turns)})
-
-
-def _relative(task: ListTask, path: str, image_key: str | None) -> str:
-    """An image's path below the task's folder.
-
-    Raises:
-        DataError: it is not below it.
-    """
-    if task.place is not None and image_key is not None:
-        return task.place + image_key
-    start = task.folder.rstrip("/") + "/"
-    plain = posixpath.normpath(path) if "/." in path or "//" in path else path
-    if not plain.startswith(start):
-        raise DataError(f"{task.name}: {path} is not below {task.folder}", "Leave --root out, or lay it into the tree.")
-    return plain.removeprefix(start)

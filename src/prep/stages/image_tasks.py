@@ -245,7 +245,7 @@ def make_local(task: LocalTask) -> None:
     from prep.images.index import index_rows
     from prep.images.spool import Spool
 
-    store = task.store.open(task.output.stem, is_there=task.verify)
+    store = task.store.open(task.output.stem, is_there=task.verify and task.output.is_file())
     spool = Spool(task.output, task.fingerprint, store)
     if task.verify and fingerprint_in(task.output) == task.fingerprint:
         spool.replace()

@@ -145,7 +145,7 @@ class _Chunk:
         from prep.images.spool import Spool
 
         self._task = task
-        self._store = task.store.open(task.output.stem, is_there=task.verify)
+        self._store = task.store.open(task.output.stem, is_there=task.verify and task.output.is_file())
         self.spool = Spool(task.output, task.fingerprint, self._store)
         known = {row.image_key: row for row in self._index()}
         again = {key for key, row in known.items() if task.refetch or is_retried(row.status, (*task.retry, GONE))}

@@ -43,7 +43,7 @@ class ListReport:
         path: the list as it was named.
         image_folder: what the rows' paths are joined to; None where nobody said.
         rows, rows_with_image: all of them, and those with a picture.
-        images_missing: rows whose picture is not there.
+        images_missing: rows whose picture is not there, or has no bytes.
         images_opened: pictures that were opened and are good.
         first_image, first_text: of the first row: the picture as it is opened, the first question and answer.
     """
