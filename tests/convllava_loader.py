@@ -1,4 +1,4 @@
-"""A small stand-in for ConvLLaVA's dataset class, written from shared facts about its behaviour, never importing `prep`.
+"""A small stand-in for ConvLLaVA's dataset class, written from shared facts about it, never importing `prep`.
 
 Tests hold the lists that `prep emit` writes, and what `prep check` says of any list, against it. Where the trainer
 stops, it raises; rows that the trainer passes over with a warning, it calls ignored.

@@ -488,7 +488,7 @@ def test_completion_knows_commands_and_names(blip: Path) -> None:
         done = subprocess.run(command, cwd=blip, env=shell, capture_output=True, text=True)
         return done.stdout.split()
 
-    assert complete("prep emit") == ["emit-yaml"]
+    assert complete("prep emit") == ["emit-yaml", "emit"]
     assert complete("prep datasets coy") == ["coyo-700m"]
     assert complete("prep init lavida-o-d") == ["lavida-o-debug"]
     assert complete("prep filter bl") == ["blip3o-60k"]

@@ -629,7 +629,9 @@ def preview(
 def heal(
     json_: Annotated[
         list[Path] | None,
-        typer.Option("--json", metavar="FILE", help="A list of LLaVA's format; may be repeated, each with its --images."),
+        typer.Option(
+            "--json", metavar="FILE", help="A list of LLaVA's format; may be repeated, each with its --images."
+        ),
     ] = None,
     images: Annotated[
         list[Path] | None,
@@ -638,7 +640,9 @@ def heal(
     root: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="ConvLLaVA's tree: all lists of it; the workspace by default.")
     ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Do the repairs, and write the lists without lost rows.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Do the repairs, and write the lists without lost rows.")
+    ] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Take back every repair made below the folders.")] = False,
     move: Annotated[
         bool, typer.Option("--move", help="Move a file that no row names, instead of giving it a second name.")

@@ -81,6 +81,5 @@ def _refuse(options: Mapping[str, object], path: Path, of: str) -> None:
 
 def _need(path: Path) -> None:
     if not path.is_file():
-        raise DataError(
-            f"there is no {path}", "`prep emit-yaml` and `prep emit` write the workspace's; or name another file."
-        )
+        command = "prep emit" if path.suffix in (".py", *_LISTS) else "prep emit-yaml"
+        raise DataError(f"there is no {path}", f"`{command}` writes the workspace's; or name another file.")

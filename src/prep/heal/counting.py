@@ -57,7 +57,9 @@ def collections(connection: duckdb.DuckDBPyConnection, pair: int) -> list[Collec
         collection.repaired += count * (state == REPAIR)
         collection.lost += count * (state == LOST)
         if cause is not None:
-            collection.causes[cause] = count
+            collection.causes[cause] = collection.causes.get(cause, 0) + count
+    for collection in found.values():
+        collection.causes = dict(sorted(collection.causes.items()))
     return list(found.values())
 
 

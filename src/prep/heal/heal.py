@@ -25,6 +25,7 @@ from prep.heal.rows import Aside, Pair
 from prep.trainers import convllava
 
 MEMORY = "250MB"  # of DuckDB; what does not fit goes to the temporary folder
+MEMORY_READING = "600MB"  # the same where a row of 16 MB may have to be taken apart
 LOOKED_AT_TOGETHER = 32_768  # files
 _TASK_FILES = 1024
 _THREADS = 8  # that wait for a disk or a network
@@ -162,15 +163,16 @@ def _database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _list(connection: duckdb.DuckDBPyConnection, number: int, base: Path) -> Inventory:
-    with progress.bar(f"list {base}", None, "files"):
-        found = inventory.take_inventory(connection, number, base)
-    return found
+    with progress.bar(f"list {base}", None, "files") as advance:
+        return inventory.take_inventory(connection, number, base, advance)
 
 
 def _read(connection: duckdb.DuckDBPyConnection, pairs: Sequence[Pair], bases: Sequence[Path]) -> None:
+    connection.execute(f"SET memory_limit = '{MEMORY_READING}'")
     for number, pair in enumerate(pairs):
-        with progress.bar(f"read {pair.json.name}", None, "rows"):
-            rows.read_rows(connection, number, pair, *_base_of(pair, bases))
+        with progress.bar(f"read {pair.json.name}", None, "rows") as advance:
+            rows.read_rows(connection, number, pair, *_base_of(pair, bases), advance)
+    connection.execute(f"SET memory_limit = '{MEMORY}'")
 
 
 def _match(connection: duckdb.DuckDBPyConnection, bases: Sequence[Path], move: bool, decode: bool) -> None:
@@ -216,13 +218,12 @@ def _check_folders(connection: duckdb.DuckDBPyConnection, pairs: Sequence[Pair])
         first = connection.execute(f"SELECT r.image {refs} AND NOT p.is_file ORDER BY r.row LIMIT 5").fetchall()
         if not first or connection.execute(f"SELECT count(*) {refs} AND p.is_file").fetchall()[0][0]:
             continue
-        near = [pair.images.absolute().parent, *(pair.images / name for name in ("data", "images"))]
-        for folder in near:
-            if all((folder / image).is_file() for (image,) in first):
-                raise UsageError(
-                    f"no image of {pair.json} is where it says below {pair.images}, but the first are below {folder}",
-                    f"Give --images {folder}; or is it a folder too deep? Then move it up.",
-                )
+        above = pair.images.absolute().parent
+        if all((above / image).is_file() for (image,) in first):
+            raise UsageError(
+                f"no image of {pair.json} is below {pair.images}, but the first are below {above}",
+                f"Give --images {above}",
+            )
 
 
 def _repair(connection: duckdb.DuckDBPyConnection, bases: Sequence[Path], journals: Sequence[Journal]) -> None:

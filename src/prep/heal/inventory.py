@@ -14,6 +14,8 @@ from urllib.parse import unquote
 import duckdb
 import pyarrow as pa
 
+from prep.progress import Advance
+
 OWN_FOLDER = ".prep-heal"  # below a folder of images: journals, and originals of what was encoded anew
 BATCH_NAMES = 50_000
 NOT_A_FILE, BROKEN_LINK = "not_a_file", "broken_link"
@@ -74,7 +76,7 @@ class _Waiting(NamedTuple):
     parents: tuple[tuple[int, int], ...]
 
 
-def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Path) -> Inventory:
+def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Path, advance: Advance) -> Inventory:
     """Fill the tables with what is below `base`, the folder `number`.
 
     Raises:
@@ -85,6 +87,7 @@ def take_inventory(connection: duckdb.DuckDBPyConnection, number: int, base: Pat
         connection.register("listed", pa.Table.from_batches([batch]))
         connection.execute("INSERT INTO files SELECT * FROM listed")
         connection.unregister("listed")
+        advance(len(batch))
     for table, rows in (("others", inventory.others), ("links", inventory.links)):
         columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)] or [
             pa.array([], pa.string())
@@ -147,7 +150,7 @@ def list_files(base: Path, inventory: Inventory) -> Iterator[tuple[str, bool]]:
                         yield path, is_outside or leads_out
                     elif folder := inventory.add_link(path, target, root, parents):
                         waiting.append(folder)
-                elif path != OWN_FOLDER:
+                elif entry.name != OWN_FOLDER:
                     inventory.others.append((path, NOT_A_FILE))
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(_Waiting(f"{path}/", is_outside, parents))

@@ -88,6 +88,7 @@ def find_candidates(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
+# A file in `images/` may be of any collection, so it is not taken for one in `gqa/images/`: nothing says it is GQA's.
 _DIFFERENCES = """
     NOT is_moved AND lower(a.dir) <> lower(n.dir)
         OR lower(a.stem) <> lower(n.stem) AND (a.plain <> a.stem OR n.plain <> n.stem) AS is_escaped,
@@ -97,6 +98,8 @@ _DIFFERENCES = """
         OR NOT is_moved AND a.dir <> n.dir AND lower(a.dir) = lower(n.dir) AS is_case,
     lower(a.suffix) <> lower(n.suffix) AS is_extension,
     a.suffix = '' AS has_no_suffix,
+    is_moved AND n.dir_key = regexp_replace(a.dir_key, '^[^/]*/?', '')
+        AND regexp_matches(n.dir_key, '^((images?|img|data|train|val|test)(/|$))*$') AS is_anybodys,
     array_to_string(list_filter([
         if(is_moved, 'folder', ''), if(is_escaped, 'escaped', ''), if(is_case, 'case', ''),
         if(is_padding, 'padding', ''), if(is_extension, 'extension', '')], lambda x: x <> ''), '+') AS cause
@@ -173,6 +176,7 @@ def _judge_absent(connection: duckdb.DuckDBPyConnection, do: str) -> None:
                 WHEN number > {MAX_CANDIDATES} OR usable > 1 THEN '{AMBIGUOUS}'
                 WHEN best IS NULL THEN '{MISSING}'
                 WHEN best.has_no_suffix AND best.is_extension THEN '{NO_EXTENSION}'
+                WHEN best.is_anybodys THEN '{AMBIGUOUS}'
                 WHEN best.is_outside OR p.is_outside THEN '{OUTSIDE}'
                 WHEN count(*) OVER (PARTITION BY a.base, coalesce(best.source, a.path)) > 1 THEN '{AMBIGUOUS}'
                 WHEN u.path IS NOT NULL THEN '{PADDING_UNCLEAR}'

@@ -15,7 +15,7 @@ from prep.heal import journal as entries
 from prep.heal.journal import Journal, own_folder, put_by
 from prep.images.encode import Undecodable, rgb_jpeg
 
-BATCH = 1000  # repairs that are written down together
+BATCH = 5000  # repairs that are written down together
 ENCODED_TOGETHER = 32  # images of one task
 
 

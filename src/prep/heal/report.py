@@ -14,7 +14,7 @@ CAUSES = {
     "padding": "the number in its name has other zeros before it",
     "extension": "it has another extension",
     "missing": "there is no such file, nor one of a similar name",
-    "ambiguous": "several files may be meant, or one file for several rows; nothing is guessed",
+    "ambiguous": "several files may be meant, or one for several rows, or of several collections; nothing is guessed",
     "claimed": "the only file of a similar name is named by rows of its own",
     "padding_unclear": "a file differs by zeros in its name, where names have several lengths, as ISBNs have",
     "no_extension": "the row's name has no extension: the list is of another version than the images",

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from prep.errors import DataError
 from prep.files import atomic_path
+from prep.progress import Advance
 from prep.readers.json import OBJECT, read_objects
 from prep.schema import DROP_REASON
 
@@ -43,10 +44,10 @@ _FACTS = f"""
              WHEN type <> 'ARRAY' OR len(json_extract(image, '$[*]')) <>
                   len(list_filter(json_extract(image, '$[*]'), lambda x: json_type(x) = 'VARCHAR' AND x <> '""'))
              THEN '{BAD_PATH}' END,
-        coalesce(is_bare, false), coalesce(json_type(found[2]) = 'ARRAY', false)
+        coalesce(is_bare, false), coalesce(is_turns, false)
     FROM (SELECT *, type = 'NULL' OR image = '""' OR (type = 'ARRAY' AND json_array_length(image) = 0) AS is_bare
-          FROM (SELECT *, found[1] AS image, json_type(found[1]) AS type
-                FROM (SELECT *, json_extract({OBJECT}, ['$.image', '$.conversations']) AS found FROM objects)))
+          FROM (SELECT *, json_extract({OBJECT}, '$.image') AS image, json_type({OBJECT}, '$.image') AS type,
+                       json_type({OBJECT}, '$.conversations') = 'ARRAY' AS is_turns FROM objects))
 """
 
 
@@ -68,7 +69,9 @@ class Pair:
         return self.json.with_name(f"{self.json.stem}.missing.jsonl")
 
 
-def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, base: int, prefix: str) -> None:
+def read_rows(
+    connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, base: int, prefix: str, advance: Advance
+) -> None:
     """Fill the tables with the rows of list `number`.
 
     Args:
@@ -82,6 +85,7 @@ def read_rows(connection: duckdb.DuckDBPyConnection, number: int, pair: Pair, ba
         connection.register("objects", table)
         connection.execute(_FACTS, {"pair": number})
         connection.unregister("objects")
+        advance(len(table))
     known = "bool_or(is_turns OR names IS NOT NULL)"
     count, is_llava = connection.execute(f"SELECT count(*), {known} FROM rows WHERE pair = {number}").fetchall()[0]
     if (count and not is_llava) or pair.json.stat().st_size == 0:

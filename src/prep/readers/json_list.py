@@ -12,6 +12,7 @@ from prep.errors import DataError
 
 MAX_ITEM_CHARACTERS = 64 << 20
 _CHUNK_CHARACTERS = 1 << 20
+_BEHIND = (*",] \t\r\n",)  # an item
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
@@ -78,16 +79,18 @@ class _Text:
             try:
                 value, end = self._decode(self._text, self._at)
             except ValueError:
-                if len(self._text) - self._at > MAX_ITEM_CHARACTERS or not self._read_on():
+                if not self._read_on():
                     raise
                 continue
-            if end < len(self._text) or not self._read_on():  # what ends with the piece may go on, as a number
+            if self._text[end : end + 1] in _BEHIND or not self._read_on():  # a number may go on in the next piece
                 self._at = end
                 return value
 
     def _read_on(self) -> bool:
-        """Bring more of the text, of which what was passed is let go; False at the end."""
+        """Bring more of the text, and let go of what was passed; False at the end, and where an item is too long."""
         rest = self._text[self._at :]
+        if len(rest) > MAX_ITEM_CHARACTERS:
+            return False
         more = self._read(max(_CHUNK_CHARACTERS, len(rest)))
         if more:
             self._text, self._at = rest + more, 0
