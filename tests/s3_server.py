@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
+
 
 @dataclass(frozen=True)
 class S3Server:
@@ -24,8 +26,19 @@ class S3Server:
     secret: str = "a-secret"
 
     def path(self, key: str) -> Path:
-        """The file behind an object of the bucket."""
+        """The file behind an object of the bucket; to be read: the server remembers what is in its folders."""
         return self.folder / self.bucket / key
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object as any client would."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.key_id,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+        )
+        client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
 
 def find_rclone() -> str | None:
@@ -42,9 +55,7 @@ def serve_s3(rclone: str, folder: Path) -> Iterator[S3Server]:
     server = S3Server(f"http://{address}", folder)
     (folder / server.bucket).mkdir()
     keys = f"{server.key_id},{server.secret}"
-    # Tests also write into the folder itself, which a server that remembers folders would overlook.
-    options = ["--config", "", "--addr", address, "--auth-key", keys, "--dir-cache-time", "0s"]
-    command = [rclone, "serve", "s3", *options, str(folder)]
+    command = [rclone, "serve", "s3", "--config", "", "--addr", address, "--auth-key", keys, str(folder)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             _wait_until_it_answers(address, process)

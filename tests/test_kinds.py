@@ -17,7 +17,7 @@ import contract_loader
 from prep import progress
 from prep.add import add_file
 from prep.config import Catalogue
-from prep.errors import DataError
+from prep.errors import DataError, UsageError
 from prep.schema import KINDS
 from prep.stages.check import check_yaml
 from prep.stages.download import download
@@ -185,6 +185,34 @@ def test_rows_that_lack_what_their_kind_needs_are_dropped_with_a_reason(pictures
             6: "no_instruction",
             7: "path_is_an_address",
         }, suffix
+
+
+@pytest.mark.parametrize("kind", sorted(ROWS))
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_the_columns_that_a_kind_needs_are_enough(kind: str, suffix: str, pictures: Path) -> None:
+    needed = {column.name for column in KINDS[kind].columns if column.required}
+    rows = [{name: value for name, value in row.items() if name in needed} for row in ROWS[kind][-1:]]
+    workspace = line(pictures / "w", write(rows, pictures / f"mine{suffix}"), kind)
+    emission = emit_yaml(workspace)
+    [entry] = contract_loader.load_yaml(emission.path)
+    contract_loader.build_sample(entry, 0)
+    assert [finding.problem for finding in check_yaml(emission.path, images="all").errors] == []
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".json"])
+def test_a_list_of_one_image_is_one_image(suffix: str, pictures: Path) -> None:
+    rows = [{"image": images, "conversations": json.dumps(TURNS)} for images in (["a.png"], ["a.png", "b.png"])]
+    workspace = line(pictures / "w", write(rows, pictures / f"mine{suffix}"), "conversation")
+    assert pq.read_table(workspace.filtered("mine"))["image"].to_pylist() == [f"{pictures}/a.png"]
+    assert pq.read_table(workspace.dropped("mine"))["reason"].to_pylist() == ["bad_image"]
+
+
+def test_names_that_would_share_a_place_are_refused(pictures: Path) -> None:
+    workspace = line(pictures / "w", write(ROWS["conversation"], pictures / "t.jsonl"), "conversation")
+    other = write(ROWS["conversation"], pictures / "t-text.jsonl")
+    with pytest.raises(UsageError, match="does not go with"):
+        add_file(workspace, other, kind=KINDS["conversation"])
+    assert add_file(workspace, other, kind=KINDS["conversation"], name="more").name == "more"
 
 
 def test_addresses_serve_kinds_with_one_image(pictures: Path) -> None:

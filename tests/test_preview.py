@@ -241,7 +241,7 @@ def test_images_on_s3(s3: S3Server, tmp_path: Path) -> None:
     workspace = make(
         tmp_path / "w", {"talks": "conversation", "pictures": "text-to-image"}, images=store, s3_endpoint=s3.endpoint
     )
-    picture(s3.path("looked at/x/a b.png"), (64, 32))
+    s3.put("looked at/x/a b.png", Path(picture(tmp_path / "a b.png", (64, 32))).read_bytes())
     there, gone = f"{store}/x/a b.png", f"{store}/x/gone.png"
     rows = [{"s3_path": path, "caption": "c", "key": path} for path in (there, gone)]
     write_rows(workspace.filtered("pictures"), rows)

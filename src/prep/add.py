@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from prep import sql
-from prep.config import Dataset, load, nearest
+from prep.config import Dataset, nearest
 from prep.errors import DataError, UsageError
 from prep.files import write_text
 from prep.schema import KINDS, RESERVED, TEXT, TEXT_TO_IMAGE, TEXTS, URL, Column, Kind
@@ -68,16 +69,26 @@ def add_file(
             f"a dataset or table called {name!r} is there already",
             "Give another name with --name" + (", or replace it with --force." if path.exists() else "."),
         )
+    if {f"{name}-text", name.removesuffix("-text")} & {*workspace.table_names} - {name}:
+        raise UsageError(
+            f"a table {name!r} does not go with those there are: NAME-text is where rows of NAME without an image go",
+            "Give another name with --name.",
+        )
     if data.resolve() in (workspace.root, *workspace.root.parents):
         raise UsageError(f"{data} contains this workspace", "Name a file, or a folder of the data alone.")
     columns = _columns(data, format_)
     chosen = _choose(columns, mapping or {}, kind, data)
-    text = yaml.safe_dump(_dataset(name, data, format_, columns, chosen, kind), sort_keys=False, allow_unicode=True)
+    dataset = _dataset(name, data, format_, columns, chosen, kind)
+    try:
+        Dataset.model_validate(dataset)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"{data.name} cannot be a dataset: {reason}", "Rename the column in the file.") from error
+    text = yaml.safe_dump(dataset, sort_keys=False, allow_unicode=True)
     added = Added(name, path, text, chosen)
     recipe = _with_entry(workspace, name)
     if not dry_run:
         write_text(path, text, follow_links=True)
-        load(Dataset, path)
         write_text(workspace.recipe_path, recipe, follow_links=True)
     return added
 
@@ -185,7 +196,7 @@ def _dataset(
     table["extra"] = {column: value for column, value in columns.items() if column.lower() not in taken}
     if kind.image_path is not None and kind.image_path in chosen:
         path = f"CAST({sql.name(chosen[kind.image_path])} AS VARCHAR)"
-        table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '(?i)^https?://')"}
+        table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '(?i)^\\W?https?://')"}
     source: dict[str, Any] = {"kind": "local", "path": str(data.resolve())}
     if data.is_dir():
         source["include"] = [glob]
@@ -201,7 +212,7 @@ def _dataset(
 
 def _field_type(column: Column | None) -> str:
     """How a key of a JSON file is read: texts as they are, everything that may have a shape of its own as JSON."""
-    return "text" if column is None or (column.type == TEXT and column.images in (None, "one")) else "json"
+    return "text" if column is None or (column.type == TEXT and column.images is None) else "json"
 
 
 def _selected(column: Column | None, theirs: str, format_: str) -> str:

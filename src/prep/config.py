@@ -354,8 +354,9 @@ class Records(Model):
             raise ValueError("arguments are those of a function")
         if (self.format == "json") != bool(self.fields):
             raise ValueError("format: json and fields go together")
+        names = [field.lower() for field in self.fields]
         for field in self.fields:
-            if not field or field.lower() == DROP_REASON or [name.lower() for name in self.fields].count(field.lower()) > 1:
+            if not field or field.lower() == DROP_REASON or names.count(field.lower()) > 1:
                 raise ValueError(f"fields has {field!r}, which cannot be told from others; read it under another name")
         return self
 
@@ -503,7 +504,8 @@ class Dataset(Model):
         for name, table in self.tables.items():
             own = self.images if table.images_from is None else None
             path = table.shape.image_path
-            if isinstance(own, GivenImages) and path is not None and path not in table.select:
+            is_needed = path is not None and not table.shape.may_lack_images
+            if isinstance(own, GivenImages) and is_needed and path not in table.select:
                 raise ValueError(f"table {name}: images are given, so select needs {path!r}")
             if isinstance(own, UrlImages) and path is None:
                 raise ValueError(f"table {name}: images of {table.kind} samples cannot be behind addresses")

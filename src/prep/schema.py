@@ -132,7 +132,7 @@ TEXT_TO_IMAGE_PLAN = Kind(
 TEXT_TO_IMAGE_LAYOUT = Kind(
     "text-to-image-layout",
     "an image with a caption of three lengths and how it was cropped",
-    (_image(), *_text(CAPTION, "cap_short", "cap_detail"), Column("crop_parms", ANY), *_FACTS),
+    (_image(), *_text(CAPTION, "cap_short", "cap_detail"), Column("crop_parms", ANY, required=True), *_FACTS),
 )
 CONVERSATION = Kind(
     "conversation",
@@ -190,9 +190,9 @@ UNIWORLD = Kind(
     "uniworld",
     "a dialogue with images seen, made and made from",
     (
-        Column("image", TEXTS, images="list"),
-        Column("image_gen", TEXTS, images="list"),
-        Column("image_gen_enc", TEXTS, images="list"),
+        _images("image"),
+        _images("image_gen"),
+        _images("image_gen_enc"),
         Column("folder"),
         Column("is_edit", "BOOLEAN", required=True),
         Column(TURNS, OTHER_TURNS, required=True),

@@ -186,8 +186,19 @@ class Workspace:
 
     @cached_property
     def table_names(self) -> tuple[str, ...]:
-        """Tables of the entries that can be made, each once, in the recipe's order."""
-        return tuple(dict.fromkeys(entry.table for entry in self.entries))
+        """Tables of the entries that can be made, each once, in the recipe's order.
+
+        Raises:
+            ConfigError: two of them would write to one place.
+        """
+        names = tuple(dict.fromkeys(entry.table for entry in self.entries))
+        for name in names:
+            if self.text_only(name).stem in names:
+                raise ConfigError(
+                    f"{self.recipe_path}: rows of {name!r} without an image go where table {name + '-text'!r} goes",
+                    "Give one of the two another name.",
+                )
+        return names
 
     @cached_property
     def normalized_names(self) -> tuple[str, ...]:

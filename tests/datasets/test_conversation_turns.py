@@ -112,7 +112,7 @@ def test_usable(published: object, images: int, normal: list[str]) -> None:
         pytest.param(human_gpt("", "A"), 1, "empty_turn", id="an empty question about an image"),
         pytest.param(human_gpt("Hi", "Ho", "<image>", "A"), 1, "empty_turn", id="a later question of the token alone"),
         pytest.param(human_gpt("<image>\nQ", "A"), 0, "image_tokens", id="the token in text alone"),
-        pytest.param(human_gpt("<image>\nQ", "A", "<image>", "B"), 1, "empty_turn", id="a turn of the second token alone"),
+        pytest.param(human_gpt("<image>\nQ", "A", "<image>", "B"), 1, "empty_turn", id="the second token alone"),
         pytest.param(human_gpt("<image>\nQ", "A"), 3, "image_tokens", id="one token for three images"),
         pytest.param(human_gpt("Q", "A", "<image><image>R", "B"), 2, "image_tokens", id="two, none in the first"),
         pytest.param(human_gpt("Q <im<image>age>", "A"), 1, "image_tokens", id="a token around a token"),

@@ -39,8 +39,7 @@ def new_clients() -> Iterator[None]:
 @pytest.fixture
 def bucket(s3: S3Server) -> S3Server:
     for key in ("data/a.txt", f"data/{ODD}", "data/sub/c.bin", "database/no.txt", "data/a.txt.bak", "data/.hidden"):
-        s3.path(key).parent.mkdir(parents=True, exist_ok=True)
-        s3.path(key).write_bytes(f"of {key}".encode())
+        s3.put(key, f"of {key}".encode())
     return s3
 
 

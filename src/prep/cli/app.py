@@ -619,8 +619,9 @@ def preview(
 
     workspace = _workspace()
     tables = workspace.select_tables([table])
-    if len(tables) > 1:
-        raise UsageError(f"{table} has several tables", f"Name one of them: {', '.join(tables)}.")
+    if len(tables) != 1:
+        several = "several tables" if tables else "pictures alone, no table in the recipe"
+        raise UsageError(f"{table} has {several}", f"Name one: {', '.join(tables or workspace.table_names)}.")
     folder = output or page_folder(workspace, tables[0], dropped)
     show.preview(preview_table(workspace, tables[0], rows=rows, folder=folder, dropped=dropped), folder, as_json)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from prep import progress
 from prep.cli import document
 from prep.progress import size
+from prep.schema import AESTHETIC_SCORE, HEIGHT
 
 if TYPE_CHECKING:
     from prep.add import Added
@@ -194,7 +195,8 @@ def added(added: Added, outcomes: Sequence[Outcome], dry_run: bool, as_json: boo
     columns = ", ".join(name if name == theirs else f"{name} from {theirs}" for name, theirs in added.columns.items())
     rows = outcomes[-1].manifest.rows if outcomes and outcomes[-1].manifest else 0
     print(f"{added.name}: {rows:,} rows ({columns}), described in {added.path}")
-    talk("Next: prep filter --aes-cutoff 5.67 --min-size 512")
+    rules = " --aes-cutoff 5.67" * (AESTHETIC_SCORE in added.columns) + " --min-size 512" * (HEIGHT in added.columns)
+    talk(f"Next: prep filter {added.name}{rules}, then prep emit-yaml; or prep run")
 
 
 # -- stages --------------------------------------------------------------------------------------------------

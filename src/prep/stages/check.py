@@ -28,6 +28,7 @@ from prep.trainers.lavida_o import (
 )
 from prep.trainers.lavida_o_entry import EntryReport, check_entry
 from prep.trainers.lavida_o_rows import FirstSample, ImageChoice
+from prep.trainers.lavida_o_sample import ask_again
 from prep.yaml_file import YamlFile, read_yaml
 
 __all__ = ["CheckReport", "EntryReport", "Finding", "FirstSample", "GroupReport", "check_yaml"]
@@ -106,7 +107,9 @@ def check_yaml(
 
     Raises:
         ConfigError: the file cannot be read, or is not YAML.
+        UsageError: the module that opens images on S3 is there and of no use.
     """
+    ask_again()
     parsed = read_yaml(path, allow_repeated=True)
     report = CheckReport(path, steps, batch, files=files)
     notes = Notes()

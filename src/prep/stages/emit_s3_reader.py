@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,7 +17,7 @@ from botocore.exceptions import BotoCoreError
 
 from prep import sql
 from prep.config import GivenImages
-from prep.errors import UsageError
+from prep.errors import UsageError, WorkspaceError
 from prep.files import atomic_path, write_text
 from prep.manifest import Manifest, fingerprint, read_finished
 from prep.trainers import s3_reader
@@ -57,7 +58,8 @@ def check_s3_reader(workspace: Workspace, folder: Path) -> None:
     """Make sure that a reader is of use, and that the folder has no module of that name that is somebody else's.
 
     Raises:
-        UsageError: it is not, or has.
+        UsageError: it is not, or has; or the folder is the workspace itself.
+        WorkspaceError: the folder cannot be written to.
     """
     has_given = any(isinstance(dataset.images, GivenImages) for dataset in workspace.datasets)
     if not workspace.image_root.startswith(S3_SCHEME) and not has_given:
@@ -68,6 +70,10 @@ def check_s3_reader(workspace: Workspace, folder: Path) -> None:
     module = EmittedReader(folder, None).module
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "Name a folder with --s3-reader.")
+    if folder.resolve() == workspace.root:  # what an empty name comes to
+        raise UsageError(f"--s3-reader {folder}: is the workspace itself", "Name a folder of its own, such as reader.")
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise WorkspaceError.of(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder)))
     if module.exists() and _OURS not in module.read_bytes():
         raise UsageError(f"{module} is there and not prep's", "Name another folder with --s3-reader.")
 
@@ -78,7 +84,7 @@ def emit_s3_reader(workspace: Workspace, folder: Path, *, dry_run: bool = False)
     Cache settings in a `piat.json` that is there stay as they are, and so does an index of the same images.
 
     Raises:
-        UsageError: as `check_s3_reader`.
+        UsageError, WorkspaceError: as `check_s3_reader`; the latter also for an index that cannot be written.
         DataError: an image index is damaged.
     """
     check_s3_reader(workspace, folder)
@@ -91,7 +97,10 @@ def emit_s3_reader(workspace: Workspace, folder: Path, *, dry_run: bool = False)
     before = _settings_there(folder)
     target = folder / INDEX_NAME
     if before.get(_INDEX_OF) != index_of or not target.is_file():
-        _write_index(workspace, finished, target)
+        try:
+            _write_index(workspace, finished, target)
+        except sqlite3.OperationalError as error:  # no room, or no right to write
+            raise WorkspaceError(f"{target}: {error}", "Mend that, or name another folder with --s3-reader.") from error
     defaults = s3_reader.Settings()
     settings = {
         "endpoint": workspace.config.s3_endpoint,

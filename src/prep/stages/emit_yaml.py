@@ -26,7 +26,7 @@ from prep.stages.emission import (
 )
 from prep.stages.shards import ShardTask, build_shards
 from prep.trainers import lavida_o
-from prep.workspace import Workspace
+from prep.workspace import CONFIG_NAME, LOCK_NAME, RULES_NAME, Workspace
 from prep.yaml_edit import add_keys, append_items, read_exact
 from prep.yaml_file import parse_yaml
 
@@ -61,10 +61,11 @@ def emit_yaml(
 
     Raises:
         DataError: a table is not ready, or the filter left no row of it.
-        UsageError: the YAML is there and differs.
+        UsageError: the YAML is there and differs, or is a file of the workspace's own.
         ConfigError: the recipe asks for what its tables do not have.
     """
     path = append or output or workspace.training_yaml
+    _check_place(workspace, path)
     _check_remap(workspace, remap)
     ready, left_out = ready_entries(workspace, stale, partial)
     entries, copies = _entries(workspace, ready, path, remap)
@@ -82,6 +83,18 @@ def emit_yaml(
     if state == "done":
         write_text(path, text, follow_links=append is not None)
     return Emission(path, text, state, tuple(fresh), left_out, not_fetched_notes(ready))
+
+
+def _check_place(workspace: Workspace, path: Path) -> None:
+    """Make sure that the YAML is none of the files that say what the workspace is."""
+    place = path.resolve()
+    names = (CONFIG_NAME, RULES_NAME, LOCK_NAME)
+    own = {workspace.recipe_path.resolve(), *((workspace.root / name).resolve() for name in names)}
+    if place in own or place.is_relative_to((workspace.root / "datasets").resolve()):
+        raise UsageError(
+            f"{path} is a file of the workspace's own, not a training YAML",
+            "Name the trainer's with --append, or another file with -o.",
+        )
 
 
 class _Copy(NamedTuple):
@@ -147,28 +160,30 @@ def _entry(
         function=lavida_o.FUNCTION_OF_KIND[kind],
         columns=columns,
         sampling=_sampling(entry, manifest, rows),
-        arguments=entry.arguments | lavida_o.prefixes(kind, columns, _image_root(workspace, entry, kind)),
+        arguments=entry.arguments | lavida_o.prefixes(kind, columns, _image_root(workspace, entry, kind, columns)),
         aes_cutoff=rules.get("aes_cutoff"),
         min_size=rules.get("min_size"),
         group=entry.group,
     )
 
 
-def _image_root(workspace: Workspace, entry: Entry, kind: str) -> str:
+def _image_root(workspace: Workspace, entry: Entry, kind: str, columns: Sequence[str]) -> str:
     """Where the table's images are, on S3 or not; where its own file says it, one on S3 decides."""
     dataset, _ = workspace.table(entry.table)
-    prefixed = [c for c in KINDS[kind].image_columns if lavida_o.stored_path(c.name, kind, lavida_o.S3_SCHEME) == ""]
+    prefixed = [
+        column
+        for column in KINDS[kind].image_columns
+        if column.name in columns and lavida_o.stored_path(column.name, kind, lavida_o.S3_SCHEME) == ""
+    ]
     if not isinstance(dataset.images, GivenImages) or not prefixed:
         return workspace.image_root
     shards = sorted(workspace.filtered(entry.table).glob("*.parquet"))
     with sql.connect() as connection, sql.data_errors(entry.table, "Run `prep filter --force`."):
         rows = sql.parquet_files(shards)
-        there = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()}
         listed = {"one": "[{0}]", "list": "{0}", "joined": "string_split({0}, ';')"}
         paths = " UNION ALL ".join(
             f"SELECT unnest({listed[column.images or 'one'].format(sql.name(column.name))}) AS path FROM {rows}"
             for column in prefixed
-            if column.name in there
         )
         [[is_local]] = connection.execute(f"SELECT bool_and(starts_with(path, '/')) FROM ({paths})").fetchall()
     return "/" if is_local in (True, None) else lavida_o.S3_SCHEME
@@ -199,7 +214,7 @@ def _appended(workspace: Workspace, path: Path, entries: list[dict[str, Any]]) -
     parsed = read_exact(path)
     data = parsed.data if isinstance(parsed.data, dict) else {}
     present = data.get(lavida_o.DATASETS) or []
-    if not isinstance(present, list) or path.resolve() == workspace.recipe_path.resolve():
+    if not isinstance(present, list):
         raise ConfigError(f"{path} is not a training YAML", "Name the trainer's; `-o FILE` writes a new one.")
     fresh = [entry for entry in entries if entry not in present]
     tables = {entry.get(lavida_o.DATA_PATH) for entry in present if isinstance(entry, dict)}
@@ -244,9 +259,14 @@ class RemapTask(ShardTask):
 def _remapped(path: str, remap: Sequence[Remap]) -> str:
     """`path` with the first matching prefix replaced."""
     for old, new in remap:
-        if path == old or path.startswith(old.rstrip("/") + "/"):
+        if _is_in(path, old):
             return new.rstrip("/") + path[len(old.rstrip("/")) :]
     return path
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or below it, step by step; either may be an address."""
+    return f"{path.rstrip('/')}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def _check_remap(workspace: Workspace, remap: Sequence[Remap]) -> None:
@@ -257,9 +277,9 @@ def _check_remap(workspace: Workspace, remap: Sequence[Remap]) -> None:
                 "The trainer opens files by absolute path; mount a bucket to remap to it.",
             )
         ours = (str(workspace.root), workspace.image_root)
-        is_ours = any(place.startswith(old) or old.startswith(place) for place in ours)
+        is_ours = any(_is_in(place, old) or _is_in(old, place) for place in ours)
         if not is_ours and not _has_given_images(workspace):
-            raise UsageError(f"--remap {old}={new}: no path here begins with {old}", f"Here is {workspace.root}.")
+            raise UsageError(f"--remap {old}={new}: no path here is below {old}", f"Here is {workspace.root}.")
 
 
 def _has_given_images(workspace: Workspace) -> bool:

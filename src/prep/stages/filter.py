@@ -266,6 +266,7 @@ def _columns_with_values(kind: Kind, normalized: Manifest, *, has_index: bool) -
     """The kind's columns that are worth loading: required, or holding at least one value."""
     anyway = {HEIGHT, WIDTH} if has_index else set()
     anyway |= {kind.image_path or "", kind.place or ""}
+    anyway |= {column.name for column in kind.image_columns if kind.may_lack_images}
     counts = normalized.counts
     return tuple(
         column.name for column in kind.columns if column.required or counts.get(column.name) or column.name in anyway

@@ -45,6 +45,7 @@ from prep.stages.freeing import check_not_needed
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace, shard_name
 
+ONE = "ONE"  # a text; of a list of one, that one
 JOINED = "JOINED"  # texts of a column that the trainer wants joined; a list until filter knows the images' paths
 _BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
 
@@ -300,8 +301,8 @@ def _type_of(name: str, kind: Kind) -> str | None:
     column = kind.column(name)
     if column is None:
         return TEXT if name in (URL, IMAGE_KEY) else None
-    if column.images in ("list", "joined"):
-        return TEXTS if column.images == "list" else JOINED
+    if column.images is not None:
+        return {"one": ONE, "list": TEXTS, "joined": JOINED}[column.images]
     return column.type
 
 
@@ -316,6 +317,10 @@ def _typed(value: str, type_: str, wanted: str | None) -> str:
         return f"({value}->>'$')" if type_ == "JSON" else value
     if wanted is None or type_ == wanted == TEXT:
         return value
+    if wanted == ONE and (type_ == "JSON" or type_ == TEXTS):
+        texts = f"json_texts({value})" if type_ == "JSON" else value
+        return f"CASE WHEN len({texts}) = 1 THEN {texts}[1] END"
+    wanted = TEXT if wanted == ONE else wanted
     if wanted in (TEXTS, JOINED):
         return _texts(value, type_, separator=";" if wanted == JOINED else None)
     if wanted in (TURNS_TEXT, NATIVE_TURNS, OTHER_TURNS):

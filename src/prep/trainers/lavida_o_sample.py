@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,12 @@ _REFUSED = RowFault(
     ROW_FAILS,
     "Check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE) and the endpoint.",
 )
+_NO_ANSWER = RowFault(
+    "error",
+    "S3 does not answer",
+    ROW_FAILS,
+    "Check the network and the endpoint (AWS_ENDPOINT_URL_S3); after its first silence it is not asked again.",
+)
 _NEEDS_PRIVATE_STORE = RowFault(
     "error",
     "an image is in the authors' private store",
@@ -81,6 +87,8 @@ _NULL_KEY = RowFault(
 _EMPTY_PATH = RowFault(
     "error", "an image path is empty", ROW_FAILS, "Write null for a row without an image, or drop it."
 )
+
+_silent: set[str] = set()  # schemes of stores that gave no answer
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ def reader_on_path(folder: Path | None) -> Iterator[None]:
     """Let the module that opens images on S3 be the one in `folder`; None changes nothing.
 
     Raises:
-        UsageError: there is none in it.
+        UsageError: there is none in it, it cannot be imported, or its settings are wrong.
     """
     if folder is None:
         yield
@@ -157,12 +165,19 @@ def reader_on_path(folder: Path | None) -> Iterator[None]:
     before = sys.modules.pop(PRIVATE_READER, None)
     sys.path.insert(0, place)
     try:
+        importlib.invalidate_caches()
+        _reader("s3_image")
         yield
     finally:
         sys.path.remove(place)
         sys.modules.pop(PRIVATE_READER, None)
         if before is not None:
             sys.modules[PRIVATE_READER] = before
+
+
+def ask_again() -> None:
+    """Forget which stores gave no answer; a check begins with that."""
+    _silent.clear()
 
 
 def can_open(address: str) -> bool:
@@ -182,9 +197,15 @@ def image_fault(address: str) -> RowFault | None:
     """Open an image as the loader does, and say what goes wrong.
 
     The loader hands the path to Pillow and converts to RGB, which decodes all of it; it never sets Pillow's
-    LOAD_TRUNCATED_IMAGES, so a truncated file fails. EXIF rotation plays no part.
+    LOAD_TRUNCATED_IMAGES, so a truncated file fails. EXIF rotation plays no part. A store that gave no answer is not
+    asked for further images, each of which would be waited for as long, until `ask_again`.
+
+    Raises:
+        UsageError: the private reader is of no use.
     """
     is_private = _is_private(address)
+    if is_private and _scheme(address) in _silent:
+        return _NO_ANSWER
     try:
         if not is_private and not Path(address).is_file():
             return _MISSING
@@ -195,8 +216,15 @@ def image_fault(address: str) -> RowFault | None:
                 image.convert("RGB")
     except FileNotFoundError:
         return _MISSING
-    except (PermissionError, ConnectionError):
+    except ConnectionError:
+        if not is_private:
+            return _UNREADABLE
+        _silent.add(_scheme(address))
+        return _NO_ANSWER
+    except PermissionError:
         return _REFUSED if is_private else _UNREADABLE
+    except UsageError:
+        raise
     except Exception:
         # As in the loader: whatever is raised, by a decoder or by the private reader, fails the row.
         return _UNREADABLE
@@ -207,15 +235,39 @@ def _is_private(address: str) -> bool:
     return address.startswith((S3_SCHEME, PRIVATE_SCHEME))
 
 
-def _open_private(address: str) -> Image.Image:
-    reader = importlib.import_module(PRIVATE_READER)
-    if address.startswith(S3_SCHEME):
-        return Image.fromarray(reader.s3_image(address))
-    key = address.removeprefix(PRIVATE_SCHEME)
+def _scheme(address: str) -> str:
+    return S3_SCHEME if address.startswith(S3_SCHEME) else PRIVATE_SCHEME
+
+
+def _reader(function: str) -> Callable[..., Any]:
+    """A function of the private reader."""
     try:
-        pixels = reader.get_image({"strSource": "1024-pil-antialias"}, key)
+        module = importlib.import_module(PRIVATE_READER)
+    except Exception as error:  # whatever is in the module that was found
+        raise UsageError(
+            f"the module {PRIVATE_READER} cannot be imported: {type(error).__name__}: {error}",
+            "Mend that; training would meet it too. `prep emit-yaml --s3-reader FOLDER` writes a module that works.",
+        ) from error
+    found: Callable[..., Any] | None = getattr(module, function, None)
+    if found is None:
+        raise UsageError(
+            f"the module {PRIVATE_READER} ({getattr(module, '__file__', None)}) has no function {function}",
+            "It is another one of that name; `prep emit-yaml --s3-reader FOLDER` writes one that opens images.",
+        )
+    return found
+
+
+def _open_private(address: str) -> Image.Image:
+    if address.startswith(S3_SCHEME):
+        return Image.fromarray(_reader("s3_image")(address))
+    key = address.removeprefix(PRIVATE_SCHEME)
+    get_image = _reader("get_image")
+    try:
+        pixels = get_image({"strSource": "1024-pil-antialias"}, key)
+    except ConnectionError:
+        raise
     except Exception:  # the store's own errors are unknown to us; the loader tries the original next
-        pixels = reader.get_image({"strSource": "raw"}, key)
+        pixels = get_image({"strSource": "raw"}, key)
     return Image.fromarray(pixels)
 
 

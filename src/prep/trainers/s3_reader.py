@@ -8,7 +8,7 @@ Credentials are found as boto3 finds them everywhere. The environment goes befor
     AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL   the service, where it is not AWS
     AWS_REGION, AWS_DEFAULT_REGION          its region
     PREP_S3_CACHE                           folder for a cache of images on this machine; empty for none (the default)
-    PREP_S3_CACHE_BYTES                     how large the cache may grow, such as 200e9
+    PREP_S3_CACHE_BYTES                     how many bytes the cache may grow to, such as 200e9
 
 Nothing here is shared between processes but the cache, so workers may be forked at any time.
 """
@@ -91,7 +91,11 @@ class Settings:
 
 @cache
 def settings() -> Settings:
-    """The settings that hold in this process."""
+    """The settings that hold in this process.
+
+    Raises:
+        ValueError: PREP_S3_CACHE_BYTES is no number of bytes.
+    """
     path = Path(__file__).with_suffix(".json")
     given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = {field.name for field in fields(Settings)}
@@ -102,10 +106,21 @@ def settings() -> Settings:
     if environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"):
         found = replace(found, region=environment.get("AWS_REGION") or environment["AWS_DEFAULT_REGION"])
     if "PREP_S3_CACHE" in environment:
-        found = replace(found, cache=environment["PREP_S3_CACHE"] or None)
+        cache_folder = os.path.expanduser(environment["PREP_S3_CACHE"])  # noqa: PTH111  (Path's raises without a home)
+        found = replace(found, cache=cache_folder or None)
     if environment.get("PREP_S3_CACHE_BYTES"):
-        found = replace(found, cache_bytes=int(float(environment["PREP_S3_CACHE_BYTES"])))
+        found = replace(found, cache_bytes=_bytes_of(environment["PREP_S3_CACHE_BYTES"]))
     return found
+
+
+def _bytes_of(text: str) -> int:
+    try:
+        number = int(float(text))
+    except (ValueError, OverflowError):  # no number; infinite
+        number = -1
+    if number < 0:
+        raise ValueError(f"PREP_S3_CACHE_BYTES={text}: write a number of bytes, such as 50000000000 or 50e9")
+    return number
 
 
 # -- the two calls of the loader -------------------------------------------------------------------------------------
