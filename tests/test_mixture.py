@@ -143,7 +143,7 @@ GRAND_F = {
     "note": "Fewer rows.",
     "progress": "not begun",
 }
-PLANS = {
+PLANS: dict[str, Any] = {
     "entry": "plans",
     "table": "plans",
     "dataset": None,

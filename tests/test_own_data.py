@@ -348,6 +348,19 @@ def test_a_remap_that_cannot_be_is_refused(remap: tuple[str, str], filtered: Wor
         emit_yaml(filtered, remap=[remap])
 
 
+@pytest.mark.parametrize("name", ["prep.yaml", "recipe.yaml", "rules.yaml", "prep.lock", "datasets/mine.yaml"])
+def test_the_workspaces_own_files_are_not_written_over(name: str, filtered: Workspace, tmp_path: Path) -> None:
+    before = snapshot(filtered.root)
+    path, link = filtered.root / name, tmp_path / "link.yaml"
+    link.symlink_to(path)
+    for place in (path, link):
+        with pytest.raises(UsageError, match="is a file of the workspace's own"):
+            emit_yaml(filtered, append=place)
+    with pytest.raises(UsageError, match="is a file of the workspace's own"):
+        emit_yaml(filtered, output=path, force=True)
+    assert snapshot(filtered.root) == before
+
+
 def test_the_next_run_does_not_write_over_a_yaml_for_another_machine(filtered: Workspace) -> None:
     path = emit_yaml(filtered, remap=[(str(filtered.root), "/mnt/data")]).path
     with pytest.raises(UsageError, match="for another machine"):

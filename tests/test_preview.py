@@ -284,6 +284,14 @@ def test_a_table_that_is_not_there_yet_or_has_no_rows(tmp_path: Path) -> None:
     assert not (workspace.root / "preview").exists()
 
 
+def test_a_dataset_of_pictures_alone_has_no_table_to_show(tmp_path: Path) -> None:
+    Workspace.create(tmp_path, "name: x\nentries: [{table: grand-f-flickr}]\n")
+    done = prep(tmp_path, "preview", "flickr30k")
+    assert done.returncode == 1
+    assert "flickr30k has pictures alone, no table in the recipe" in done.stderr
+    assert "Name one: grand-f-flickr." in done.stderr
+
+
 def test_the_command(tmp_path: Path) -> None:
     workspace = make(tmp_path / "w", {"places": "referring-expression"})
     path = picture(tmp_path / "a.png", (64, 64))

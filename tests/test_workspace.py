@@ -57,6 +57,16 @@ def test_images_can_go_anywhere(images: str, tmp_path: Path) -> None:
     assert Workspace.create(tmp_path, RECIPE, images).config.images == images
 
 
+@pytest.mark.parametrize(
+    ("recipe", "images", "problem"),
+    [(RECIPE, "s3://", "write s3://bucket/prefix"), (RECIPE, "raw", "a folder of their own"), ("title: 3\n", "x", "")],
+)
+def test_a_refused_one_leaves_nothing_behind(recipe: str, images: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=problem):
+        Workspace.create(tmp_path, recipe, images)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_of_the_users_is_overwritten(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError) as caught:
         Workspace.create(workspace.root, "name: other\n")

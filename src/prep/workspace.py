@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from prep.config import (
     ArchiveImages,
@@ -37,6 +38,7 @@ from prep.config import (
 from prep.engine import default_workers
 from prep.errors import ConfigError, UsageError, WorkspaceError
 from prep.files import open_own, try_lock, write_text
+from prep.yaml_file import parse_yaml
 
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
@@ -147,6 +149,7 @@ class Workspace:
 
         Raises:
             WorkspaceError: there is one already, or a recipe.yaml of the user's own.
+            UsageError, ConfigError: images cannot go there, or the recipe says something impossible; nothing is written.
         """
         config, recipe = root / CONFIG_NAME, root / "recipe.yaml"
         others = recipe.exists() and recipe.read_bytes() != recipe_text.encode()  # the same: an `init` that was killed
@@ -155,8 +158,16 @@ class Workspace:
                 f"{config if config.exists() else recipe} is there already",
                 "Work in it as it is, or start in another folder.",
             )
-        write_text(recipe, recipe_text, follow_links=True)
         config_text = _CONFIG_TEXT.format(images=json.dumps(images, ensure_ascii=False))  # JSON is YAML
+        try:
+            WorkspaceConfig.model_validate(parse_yaml(config_text, config).data)
+            Recipe.model_validate(parse_yaml(recipe_text, recipe).data)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UsageError(
+                f"no workspace can be made in {root}: {message}", "Mend that; nothing was written."
+            ) from error
+        write_text(recipe, recipe_text, follow_links=True)
         write_text(config, config_text, follow_links=True)
         return cls(root)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Mapping
@@ -18,11 +19,12 @@ import yaml
 from PIL import Image
 
 import contract_loader
-from prep.errors import UsageError
+from prep.errors import PrepError, UsageError, WorkspaceError
 from prep.images.index import SCHEMA
 from prep.manifest import Manifest, Shard, write_manifest
 from prep.stages.check import check_yaml
 from prep.stages.emit_s3_reader import EmittedReader, check_s3_reader, emit_s3_reader
+from prep.stages.emit_yaml import emit_yaml
 from prep.trainers import s3_reader
 from prep.trainers.lavida_o_sample import reader_on_path
 from prep.workspace import Workspace
@@ -172,6 +174,81 @@ def test_where_it_is_of_no_use_or_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a file"):
         emit_s3_reader(remote, tmp_path / "file")
     assert [path.name for path in theirs.iterdir()] == ["piat.py"]
+
+
+@pytest.mark.parametrize(
+    ("old", "is_refused"),
+    [("s3://pictures/m", True), ("s3://pictures/mixture", True), ("s3://pictures/mix/", False), ("s3://", False)],
+)
+def test_a_remap_is_of_whole_folders(old: str, is_refused: bool, tmp_path: Path) -> None:
+    with pytest.raises(PrepError) as caught:  # the others have tables that are not ready
+        emit_yaml(make(tmp_path / "w"), remap=[(old, "/mnt")])
+    assert ("no path here is below" in caught.value.message) == is_refused
+
+
+def test_a_folder_that_it_cannot_be_written_to_or_should_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = make(tmp_path / "w")
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+        with pytest.raises(WorkspaceError, match=f"{folder}: Permission denied"):
+            check_s3_reader(workspace, folder)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", fail)
+        with pytest.raises(WorkspaceError, match=f"{folder}/piat.sqlite: unable to open"):
+            emit_s3_reader(workspace, folder)
+    monkeypatch.chdir(workspace.root)
+    with pytest.raises(UsageError, match="is the workspace itself"):
+        check_s3_reader(workspace, Path(""))
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("def s3_image(:\n", "cannot be imported: SyntaxError"),
+        ("raise RuntimeError('pip install boto3')\n", "cannot be imported: RuntimeError: pip install boto3"),
+        ("def other(): ...\n", "has no function s3_image"),
+    ],
+)
+def test_a_reader_that_is_of_no_use_is_told_as_itself(code: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "piat.py").write_text(code)
+    with pytest.raises(UsageError, match=problem), reader_on_path(tmp_path):
+        pass
+    assert "piat" not in sys.modules and str(tmp_path) not in sys.path
+
+
+def test_a_reader_with_wrong_settings_is_told_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    emit_s3_reader(make(tmp_path / "w"), tmp_path / "r")
+    monkeypatch.setenv("PREP_S3_CACHE_BYTES", "50 GB")
+    with pytest.raises(UsageError, match="PREP_S3_CACHE_BYTES=50 GB: write a number"), reader_on_path(tmp_path / "r"):
+        pass
+
+
+def test_s3_that_is_silent_is_not_asked_for_every_image(tmp_path: Path) -> None:
+    code = "asked = []\ndef s3_image(address):\n    asked.append(address)\n    raise ConnectionError(address)\n"
+    (tmp_path / "piat.py").write_text(code)
+    addresses = [f"s3://b/{number}.png" for number in range(100)]
+    entries = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"s3_path": addresses, "caption": ["c"] * 100}), path)
+        entries.append({
+            "name": name, "json_path": str(path), "columns": ["s3_path", "caption"],
+            "preprocess_fn": "preproces_text_to_image_generation_s3",
+        })  # fmt: skip
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump({"datasets": entries}))
+    with reader_on_path(tmp_path):
+        for checks in (1, 2):  # a later check asks again
+            found = check_yaml(tmp_path / "t.yaml", images="all").findings
+            problem = "S3 does not answer (100 of 100 rows looked at; first in row 0, s3://b/0.png)"
+            assert [f.problem for f in found if f.level == "error"] == [problem, problem]
+            assert checks <= len(sys.modules["piat"].asked) <= checks * 8  # one for each thread at most
 
 
 def test_check_opens_images_with_the_reader(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

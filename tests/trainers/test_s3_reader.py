@@ -435,6 +435,10 @@ def test_the_environment_goes_before_the_settings(tmp_path: Path, monkeypatch: p
     other = settings(AWS_ENDPOINT_URL="http://b", AWS_REGION="q", PREP_S3_CACHE="", PREP_S3_CACHE_BYTES="2e9")
     assert (other.endpoint, other.region, other.cache, other.cache_bytes) == ("http://b", "q", None, 2_000_000_000)
     assert settings(AWS_ENDPOINT_URL="http://b", AWS_ENDPOINT_URL_S3="http://c").endpoint == "http://c"
+    assert settings(PREP_S3_CACHE="~/c", HOME="/home/me").cache == "/home/me/c"
+    for text in ("abc", "50 GB", "inf", "nan", "-1"):
+        with pytest.raises(ValueError, match=f"PREP_S3_CACHE_BYTES={text}: write a number of bytes"):
+            settings(PREP_S3_CACHE_BYTES=text)
 
 
 def test_the_endpoint_of_the_environment_is_used(

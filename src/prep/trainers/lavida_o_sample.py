@@ -243,6 +243,8 @@ def _reader(function: str) -> Callable[..., Any]:
     """A function of the private reader."""
     try:
         module = importlib.import_module(PRIVATE_READER)
+        if hasattr(module, "settings"):  # of the one that prep writes; the environment may say them wrongly
+            module.settings()
     except Exception as error:  # whatever is in the module that was found
         raise UsageError(
             f"the module {PRIVATE_READER} cannot be imported: {type(error).__name__}: {error}",
