@@ -59,7 +59,11 @@ def test_images_can_go_anywhere(images: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "images", "problem"),
-    [(RECIPE, "s3://", "write s3://bucket/prefix"), (RECIPE, "raw", "a folder of their own"), ("title: 3\n", "x", "")],
+    [
+        (RECIPE, "s3://", "write s3://bucket/prefix"),
+        (RECIPE, "raw", "a folder of their own"),
+        ("a: 3\n", "x", "name: Field"),
+    ],
 )
 def test_a_refused_one_leaves_nothing_behind(recipe: str, images: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=problem):

@@ -149,7 +149,7 @@ class Workspace:
 
         Raises:
             WorkspaceError: there is one already, or a recipe.yaml of the user's own.
-            UsageError, ConfigError: images cannot go there, or the recipe says something impossible; nothing is written.
+            UsageError, ConfigError: images cannot go there, or the recipe is none; nothing is written.
         """
         config, recipe = root / CONFIG_NAME, root / "recipe.yaml"
         others = recipe.exists() and recipe.read_bytes() != recipe_text.encode()  # the same: an `init` that was killed
@@ -163,7 +163,8 @@ class Workspace:
             WorkspaceConfig.model_validate(parse_yaml(config_text, config).data)
             Recipe.model_validate(parse_yaml(recipe_text, recipe).data)
         except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            first = error.errors()[0]
+            message = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
             raise UsageError(
                 f"no workspace can be made in {root}: {message}", "Mend that; nothing was written."
             ) from error

@@ -204,15 +204,15 @@ def test_a_folder_that_it_cannot_be_written_to_or_should_not(tmp_path: Path, mon
             emit_s3_reader(workspace, folder)
     monkeypatch.chdir(workspace.root)
     with pytest.raises(UsageError, match="is the workspace itself"):
-        check_s3_reader(workspace, Path(""))
+        check_s3_reader(workspace, Path())
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("code", "problem"),
     [
-        ("def s3_image(:\n", "cannot be imported: SyntaxError"),
-        ("raise RuntimeError('pip install boto3')\n", "cannot be imported: RuntimeError: pip install boto3"),
+        ("def s3_image(:\n", "cannot be used: SyntaxError"),
+        ("raise RuntimeError('pip install boto3')\n", "cannot be used: RuntimeError: pip install boto3"),
         ("def other(): ...\n", "has no function s3_image"),
     ],
 )

@@ -243,11 +243,13 @@ def _reader(function: str) -> Callable[..., Any]:
     """A function of the private reader."""
     try:
         module = importlib.import_module(PRIVATE_READER)
-        if hasattr(module, "settings"):  # of the one that prep writes; the environment may say them wrongly
+        if callable(
+            getattr(module, "settings", None)
+        ):  # of the one that prep writes; the environment may say them wrongly
             module.settings()
     except Exception as error:  # whatever is in the module that was found
         raise UsageError(
-            f"the module {PRIVATE_READER} cannot be imported: {type(error).__name__}: {error}",
+            f"the module {PRIVATE_READER} cannot be used: {type(error).__name__}: {error}",
             "Mend that; training would meet it too. `prep emit-yaml --s3-reader FOLDER` writes a module that works.",
         ) from error
     found: Callable[..., Any] | None = getattr(module, function, None)
