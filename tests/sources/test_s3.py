@@ -96,7 +96,8 @@ def test_a_key_is_a_file_and_not_the_beginning_of_others(bucket: S3Server) -> No
 
 def test_a_whole_bucket_and_globs(bucket: S3Server) -> None:
     everything = paths(source(bucket, "s3://pictures"))
-    assert everything == ["data/a.txt", "data/a.txt.bak", f"data/{ODD}", "data/sub/c.bin", "database/no.txt"]
+    here = [path for path in everything if path.startswith("data")]  # other tests leave their objects in the bucket
+    assert here == ["data/a.txt", "data/a.txt.bak", f"data/{ODD}", "data/sub/c.bin", "database/no.txt"]
     assert paths(source(bucket, "s3://pictures", include=["data/*"], exclude=["*.bak", "*/sub/*"])) == [
         "data/a.txt",
         f"data/{ODD}",
