@@ -221,6 +221,35 @@ def test_addresses_serve_kinds_with_one_image(pictures: Path) -> None:
     assert pq.read_table(workspace.filtered("mine")).to_pylist()[0]["url"] == "https://example.org/a.png"
 
 
+def test_a_dialogue_about_an_address_waits_for_its_image(pictures: Path) -> None:
+    rows = [
+        {"url": "https://example.org/a.png", "conversations": TURNS, "author's": 1},
+        {"url": "", "conversations": TEXT_TURNS, "author's": 2},
+    ]
+    workspace = line(pictures / "w", write(rows, pictures / "mine.jsonl"), "conversation")
+    assert pq.read_table(workspace.filtered("mine")).num_rows == 1
+    assert pq.read_table(workspace.text_only("mine")).num_rows == 1
+
+
+@pytest.mark.parametrize("folder", ["", "sub", "{0}/sub", "{0}/sub/"])
+def test_the_folder_of_images_may_be_whole(folder: str, pictures: Path) -> None:
+    (pictures / "sub").mkdir()
+    for name in ("a.png", "b.png"):
+        (pictures / "sub" / name).write_bytes((pictures / name).read_bytes())
+    rows = [ROWS["metaquery"][0] | {"dir_name": folder.format(pictures)}]
+    workspace = line(pictures / "w", write(rows, pictures / "mine.jsonl"), "metaquery")
+    path = f"{pictures}/sub/b.png" if folder else f"{pictures}/b.png"
+    assert pq.read_table(workspace.filtered("mine"))["tgt_path"].to_pylist() == [path]
+
+
+def test_several_images_cannot_be_behind_addresses(pictures: Path) -> None:
+    data = write(
+        [{"input_paths": ["a.png"], "url": "https://example.org/a.png", "instruction": "Turn"}], pictures / "e.json"
+    )
+    with pytest.raises(UsageError, match="several images"):
+        line(pictures / "w", data, "edit")
+
+
 def test_a_file_that_suits_another_kind_is_told(tmp_path: Path) -> None:
     data = write([{"image": "a.png", "conversations": TURNS}], tmp_path / "mine.json")
     with pytest.raises(DataError) as raised:

@@ -131,7 +131,7 @@ def _columns(data: Path, format_: str) -> dict[str, str]:
 
 def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data: Path) -> dict[str, str]:
     """Sample column -> column of the file."""
-    by_lower = {column.lower(): column for column in columns}
+    by_lower = {column.lower(): column for column in columns} | {column: column for column in columns}
     known = {name.lower(): name for name in (*kind.column_names, URL)}
     chosen: dict[str, str] = {}
     for given, theirs in mapping.items():
@@ -146,16 +146,21 @@ def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data
                 f"--map {given}={theirs}: {data.name} has no column {theirs!r}{nearest(theirs, columns)}",
                 f"It has: {', '.join(columns)}.",
             )
-        chosen[target] = by_lower[theirs.lower()]
+        chosen[target] = by_lower.get(theirs, by_lower[theirs.lower()])
     for column in kind.columns:
         if column.name not in chosen and column.name.lower() in by_lower:
-            chosen[column.name] = by_lower[column.name.lower()]
+            chosen[column.name] = by_lower.get(column.name, by_lower[column.name.lower()])
     if kind.image_path is None:
         chosen.pop(URL, None)
     elif URL in chosen:
         chosen.pop(kind.image_path, None)
     elif kind.image_path not in chosen and URL in by_lower:
         chosen[URL] = by_lower[URL]
+    if URL in chosen and any(column.required and column.name != kind.image_path for column in kind.image_columns):
+        raise UsageError(
+            f"{kind.name} samples have several images, which cannot be behind addresses",
+            "Fetch them first, and give paths.",
+        )
     for column in kind.columns:
         if column.required and column.name not in chosen and not (column.name == kind.image_path and URL in chosen):
             raise DataError(

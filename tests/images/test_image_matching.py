@@ -62,6 +62,8 @@ def test_an_exact_key_is_the_whole_key(tmp_path: Path) -> None:
         ("one/same.png", ("one/same.png", "ok")),
         ("same.png", (None, "ambiguous")),
         ("gone.png", (None, "damaged")),
+        ("v1.5_0001", (None, None)),  # no extension
+        ("n/a.b.c", ("n/a.b.c.png", "ok")),
         ("nowhere.png", (None, None)),
     ],
 )
@@ -69,6 +71,7 @@ def test_a_suffix_is_as_many_steps_as_agree_with_one_image(
     key: str, expected: tuple[str | None, str | None], tmp_path: Path
 ) -> None:
     images = ["images/00000.jpg", "./images/00001.png", "twins/x.jpg", "twins/x.png", "one/same.png", "two/same.png"]
+    images += ["v1.png", "n/a.b.c.png"]
     index = [write_index(tmp_path / "i.parquet", dict.fromkeys(images, "ok") | {"deep/gone.png": "damaged"})]
     assert found([key], index, "suffix") == [expected]
 
@@ -80,7 +83,7 @@ paths = st.lists(names, min_size=1, max_size=4).map("/".join)
 def agreeing_steps(wanted: str, image: str) -> tuple[int, bool]:
     """Last steps that two paths share, and whether the extension is among what they share."""
     first, second = PurePosixPath(wanted).parts[::-1], PurePosixPath(image).parts[::-1]
-    stem = [path.rpartition(".")[0] if "." in path else path for path in (first[0], second[0])]
+    stem = [path.removesuffix(".png").removesuffix(".jpg") for path in (first[0], second[0])]
     if stem[0] != stem[1]:
         return 0, False
     shared = 1
@@ -128,7 +131,11 @@ def test_lists_keep_their_order_and_tell_the_first_failure(tmp_path: Path) -> No
 def test_several_datasets_by_how_references_begin(tmp_path: Path) -> None:
     first = write_index(tmp_path / "1.parquet", {"1.jpg": "ok", "2.gif": "ok", "3.png": "ok", "3.gif": "ok"})
     other = write_index(tmp_path / "2.parquet", {"VG_100K/1.jpg": "ok", "/out/of/it.jpg": "ok"})
+    twice = write_index(tmp_path / "3.parquet", {"vg/VG_100K/9.jpg": "ok"})
+    nine = write_index(tmp_path / "4.parquet", {"VG_100K/9.jpg": "ok"})
     index = [
+        Indexed("", (twice,), "/s/t"),
+        Indexed("vg", (nine,), "/s/n"),
         Indexed("ocr_vqa/images", (first,), "/s/ocr"),
         Indexed("vg/", (other,), "s3://b/vg"),
         Indexed("no", (), ""),
@@ -140,6 +147,7 @@ def test_several_datasets_by_how_references_begin(tmp_path: Path) -> None:
         "vg/VG_100K/1.jpg",
         "1.jpg",
         "no/1.jpg",
+        "vg/VG_100K/9.jpg",
     ]
     rows = ", ".join(f"({n}, {key!r})" for n, key in enumerate(keys))
     samples = f"(SELECT * FROM (VALUES {rows}) AS s(row, image_key))"
@@ -155,4 +163,5 @@ def test_several_datasets_by_how_references_begin(tmp_path: Path) -> None:
         ("s3://b/vg/VG_100K/1.jpg", "ok"),
         (None, None),
         (None, None),
+        (None, "ambiguous"),  # two datasets have it
     ]

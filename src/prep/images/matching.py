@@ -12,7 +12,8 @@ from prep.schema import IMAGE_KEY, ROW
 
 AMBIGUOUS = "ambiguous"  # status of a path whose end agrees with several images
 
-_STEM = "(regexp_replace({0}, '\\.[^./]*$', '') || '/')"  # a path without its extension, marked
+# A path without its extension, marked; what follows another dot is part of a name (`v1.5_0001`).
+_STEM = "(regexp_replace({0}, '(?i)\\.(jpe?g|jfif|png|webp|gif|bmp|tiff?)$', '') || '/')"
 _FACTS = ("status", "path", "width", "height")
 
 
@@ -59,7 +60,14 @@ def image_facts(samples: str, columns: Sequence[str], index: Sequence[Indexed], 
             run of its last steps that some image has, the name alone only where one of the two has no folder.
             Extensions count between images that agree in all the rest.
     """
-    tables = [f"known AS ({' UNION ALL '.join(map(_known, index)) or _known(Indexed('', (), ''))})"]
+    known = " UNION ALL ".join(map(_known, index)) or _known(Indexed("", (), ""))
+    if len(index) > 1:  # one key in two datasets is nobody's
+        facts = ", ".join(f"if(count(*) = 1, first({fact}), NULL) AS {fact}" for fact in _FACTS if fact != "status")
+        known = (
+            f"SELECT {IMAGE_KEY}, if(count(*) = 1, first(status), '{AMBIGUOUS}') AS status, {facts} "
+            f"FROM ({known}) GROUP BY {IMAGE_KEY}"
+        )
+    tables = [f"known AS ({known})"]
     tables += ["images AS (SELECT * FROM known)"] if match == "exact" else _by_ending(samples, columns, match)
     for number, column in enumerate(columns):
         name = sql.name(column)
@@ -96,12 +104,18 @@ def _by_ending(samples: str, columns: Sequence[str], match: str) -> list[str]:
         f"wanted AS (SELECT {IMAGE_KEY}, unnest(ends) AS ending, generate_subscripts(ends, 1) AS rank"
         f" FROM (SELECT {IMAGE_KEY}, {_endings(match, is_known=False)} AS ends FROM ({wanted})))",
         f"endings AS (SELECT ending, count(DISTINCT {IMAGE_KEY}) AS images, any_value({IMAGE_KEY}) AS known_key"
-        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings(match, is_known=True)}) AS ending FROM known) GROUP BY ending)",
+        f" FROM (SELECT {IMAGE_KEY}, unnest({_endings(match, is_known=True)}) AS ending FROM known"
+        f" WHERE {_name()} IN (SELECT {_name()} FROM wanted)) GROUP BY ending)",
         f"chosen AS (SELECT {IMAGE_KEY}, unnest(arg_min(struct_pack(images, known_key), rank))"
         f" FROM wanted JOIN endings USING (ending) GROUP BY {IMAGE_KEY})",
         f"images AS (SELECT chosen.{IMAGE_KEY}, if(chosen.images > 1, '{AMBIGUOUS}', known.status) AS status, {facts}"
         f" FROM chosen JOIN known ON known.{IMAGE_KEY} = chosen.known_key)",
     ]
+
+
+def _name() -> str:
+    """SQL of a key's last step without its extension: images of other names need not be looked at."""
+    return _STEM.format(f"regexp_replace({IMAGE_KEY}, '^.*/', '')")
 
 
 def _endings(match: str, *, is_known: bool) -> str:

@@ -298,12 +298,19 @@ def split_samples(task: FilterTask) -> None:
         )
         if task.text_only is not None:
             shown = [sql.name(column.name) for column in task.shape.image_columns]
-            has_image = " OR ".join(f"{name} IS NOT NULL" for name in shown)
+            # The key and not the path of its one image, which is not known before the image is fetched.
+            keys = [
+                IMAGE_KEY if column.name == task.shape.image_path else sql.name(column.name)
+                for column in task.shape.image_columns
+            ]
+            has_image = " OR ".join(f"{name} IS NOT NULL" for name in keys)
             text = f"SELECT * REPLACE ({', '.join(f'NULL AS {name}' for name in shown)}) FROM ({passing})"
             written += sql.write_with_nulls(connection, f"{text} WHERE NOT ({has_image})", task.text_only, metadata)
             passing = f"SELECT * FROM ({passing}) WHERE {has_image}"
         written += sql.copy_to_parquet(connection, passing, task.output, metadata)
     if written != rows:
+        for output in task.outputs:
+            output.unlink(missing_ok=True)  # they carry the task's name, and would pass for finished
         raise DataError(f"{task.samples} has {rows} rows, {written} were kept or dropped", "Please report this.")
 
 

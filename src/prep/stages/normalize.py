@@ -47,6 +47,7 @@ from prep.workspace import Workspace, shard_name
 
 ONE = "ONE"  # a text; of a list of one, that one
 JOINED = "JOINED"  # texts of a column that the trainer wants joined; a list until filter knows the images' paths
+_WHOLE = "'(?i)^(/|[a-z0-9]+://)'"  # how a path begins that is no relative one
 _BLANK = r"'[\s\p{Z}\p{C}]*'"  # nothing that can be seen
 
 VERSION = 3  # raise when the same inputs give other bytes
@@ -244,7 +245,7 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
     for name, type_ in types.items():
         value = _typed(sql.name(name), type_, _type_of(name, task.table.shape))
         values.append(f"{value} AS {sql.name(name)}")
-        bad.append(f"WHEN {_has_value(sql.name(name), type_)} AND {value} IS NULL THEN 'bad_{name}'")
+        bad.append(f"WHEN {_has_value(sql.name(name), type_)} AND {value} IS NULL THEN {sql.text(f'bad_{name}')}")
     typed = f"SELECT {KEY}, {ROW}, coalesce(_declared, {_case(bad)}) AS _reason, {', '.join(values)} FROM ({raw})"
     if _turns_type(task) is not None:
         typed = _with_normal_turns(connection, task, typed)
@@ -416,13 +417,17 @@ def _image_columns(task: NormalizeTask) -> dict[str, str]:
     kind = task.table.shape
     path = kind.image_path
     if task.images == "url":
-        return {IMAGE_KEY: f"substr(sha256({URL}), 1, 32)"}
+        return {IMAGE_KEY: f"CASE WHEN NOT {URL} SIMILAR TO {_BLANK} THEN substr(sha256({URL}), 1, 32) END"}
     if task.images == "archive":
         key = {} if path is None else {IMAGE_KEY: f"CASE WHEN NOT {IMAGE_KEY} SIMILAR TO {_BLANK} THEN {IMAGE_KEY} END"}
         return {IMAGE_KEY: f"CAST(NULL AS {TEXT})"} | key
     folder = sql.text(task.base + "/")
     if kind.place is not None:
-        folder = f"({folder} || if({kind.place} SIMILAR TO {_BLANK} OR {kind.place} IS NULL, '', {kind.place} || '/'))"
+        folder = (
+            f"CASE WHEN {kind.place} IS NULL OR {kind.place} SIMILAR TO {_BLANK} THEN {folder} "
+            f"WHEN regexp_matches({kind.place}, {_WHOLE}) THEN rtrim({kind.place}, '/') || '/' "
+            f"ELSE {folder} || {kind.place} || '/' END"
+        )
     columns = {}
     for column in kind.image_columns:
         name = sql.name(column.name)
@@ -435,8 +440,8 @@ def _image_columns(task: NormalizeTask) -> dict[str, str]:
 
 def _absolute(path: str, folder: str) -> str:
     """SQL of a given path, from `folder` on where it is relative; null for a blank one."""
-    beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN {folder} || {path}"
-    return f"CASE WHEN regexp_matches({path}, '(?i)^(/|[a-z0-9]+://)') THEN {path} {beside} END"
+    beside = f"WHEN NOT {path} SIMILAR TO {_BLANK} THEN ({folder}) || {path}"
+    return f"CASE WHEN regexp_matches({path}, {_WHOLE}) THEN {path} {beside} END"
 
 
 def needed_columns(task: NormalizeTask) -> dict[str, str]:

@@ -35,7 +35,7 @@ from prep.trainers.lavida_o import (
 ROW_FAILS = "such a row is tried for 30 s, then the next one for 30 s, then the run stops"
 FIRST_ROW_FAILS = "the entry's first sample is read at start-up: the run stops there"
 
-_MISSING = RowFault("error", "an image is not there", ROW_FAILS, "Put it there, or take the row out of the data it came from.")
+_MISSING = RowFault("error", "an image is not there", ROW_FAILS, "Put it there, or take the row out of the data.")
 _UNREADABLE = RowFault(
     "error",
     "an image cannot be opened",
