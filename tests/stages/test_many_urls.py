@@ -85,7 +85,7 @@ def wants() -> Counter[str]:
 def test_twenty_thousand(wants: Counter[str], tmp_path: Path) -> None:
     assert 0.28 < sum(count for kind, count in wants.items() if kind != "good") / COUNT < 0.32
     with ImageServer(REPLIES) as server:
-        fetch = {"seconds": 1.0, "attempts": 2}
+        fetch = {"seconds": 2.5, "attempts": 2}
         workspace = make_addresses(tmp_path, addresses(server), workers=2, fetch=fetch)
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, env=environment(), capture_output=True)
