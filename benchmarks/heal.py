@@ -14,12 +14,11 @@ import io
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,44 +107,48 @@ def write_rows(path: Path, images: Sequence[str]) -> None:
         out.write("\n]\n")
 
 
-def write_images(data: Path, images: Sequence[str], place: Callable[[int, str], tuple[str, bytes]]) -> None:
-    """Write one file for each path, where and with what `place` says."""
-    made: set[str] = set()
-    for number, image in enumerate(images):
-        path, body = place(number, image)
-        folder = path.rpartition("/")[0]
-        if folder not in made:
-            (data / folder).mkdir(parents=True, exist_ok=True)
-            made.add(folder)
-        descriptor = os.open(f"{data}/{path}", os.O_CREAT | os.O_WRONLY)
-        os.write(descriptor, body)
+def write_images(data: Path, images: Sequence[str]) -> None:
+    """Write one file for each path."""
+    for folder in {image.rpartition("/")[0] for image in images}:
+        (data / folder).mkdir(parents=True)
+    for image in images:
+        descriptor = os.open(f"{data}/{image}", os.O_CREAT | os.O_WRONLY)
+        os.write(descriptor, JPEG)
         os.close(descriptor)
 
 
-def damaged(number: int, image: str) -> tuple[str, bytes]:
-    """One image in twenty is not as its row says, in one of ten ways."""
-    body = JPEG
-    if number % 20 == 0:
-        way = number // 20 % 10
-        folder, _, name = image.rpartition("/")
+def move_deeper(data: Path, images: Sequence[str], *, back: bool = False) -> None:
+    """Move every image into a folder of its folder's name, or back."""
+    for folder in {data / image.rpartition("/")[0] for image in images}:
+        aside = folder.with_name(".aside")
+        if back:
+            (folder / folder.name).rename(aside)
+            folder.rmdir()
+            aside.rename(folder)
+        else:
+            folder.rename(aside)
+            folder.mkdir()
+            aside.rename(folder / folder.name)
+
+
+def damage(data: Path, images: Sequence[str]) -> None:
+    """Let one image in twenty not be as its row says, in one of ten ways."""
+    for number, image in enumerate(images[::20]):
+        path, way = data / image, number % 10
         if way == 0:
-            return f"{folder}/gone-{name}", body
-        if way in (1, 2):
-            return f"{folder}/{name.upper()}", body
-        if way in (3, 4, 5):
-            return f"{folder}/{folder.rpartition('/')[2]}/{name}", body
-        if way == 6:
-            return f"{folder}/{name.replace('.jpg', '.jpeg')}", body
-        if way == 7:
-            return f"{folder}/{name.replace('.jpg', '.gif')}", GIF
-        return image, b"" if way == 8 else body[:-9]
-    return image, body
-
-
-def deeper(number: int, image: str) -> tuple[str, bytes]:
-    """Every image lies in a folder of the same name once more."""
-    folder, _, name = image.rpartition("/")
-    return f"{folder}/{folder.rpartition('/')[2]}/{name}", JPEG
+            path.unlink()
+        elif way in (1, 2):
+            path.rename(path.with_suffix(".JPG"))
+        elif way in (3, 4, 5):
+            (path.parent / path.parent.name).mkdir(exist_ok=True)
+            path.rename(path.parent / path.parent.name / path.name)
+        elif way == 6:
+            path.rename(path.with_suffix(".jpeg"))
+        elif way == 7:
+            path.unlink()
+            path.with_suffix(".gif").write_bytes(GIF)
+        else:
+            path.write_bytes(b"" if way == 8 else JPEG[:-9])
 
 
 JPEG, GIF = jpeg(), gif()
@@ -164,40 +167,32 @@ def measure(command: Sequence[str]) -> Run:
 
 
 def bench(folder: Path, count: int, runs: int) -> dict[str, list[Run]]:
-    """Every case; those that change files run once for each set of files."""
+    """Every case over one set of files; what changes files is taken back, and so runs once."""
     images = names(count)
-    file = folder / "rows.json"
+    file, data = folder / "rows.json", folder / "data"
+    print(f"writing {len(images):,} images ...", file=sys.stderr)
     write_rows(file, images)
-    sizes = {"place": lambda _, image: (image, JPEG), "damaged": damaged, "deeper": deeper}
+    write_images(data, images)
     results: dict[str, list[Run]] = {}
 
-    def time(name: str, command: Sequence[str | Path], times: int) -> None:
-        results[name] = []
-        for _ in range(times):
-            results[name].append(measure([str(word) for word in command]))
-            print(f"{name}: {results[name][-1]}", file=sys.stderr)
+    def time(name: str, command: Sequence[str | Path], times: int = 1) -> None:
+        results[name] = [measure([str(word) for word in command]) for _ in range(times)]
+        print(f"{name}: {results[name]}", file=sys.stderr)
 
-    for name, place in sizes.items():
-        data = folder / name
-        print(f"writing {len(images):,} images ({name}) ...", file=sys.stderr)
-        write_images(data, images, place)
-        heal = [BIN / "prep", "heal", "--json", file, "--images", data]
-        if name == "place":
-            time("all in place: `prep heal`", heal, runs)
-            time("all in place: a loop with `os.path.exists`", [sys.executable, "-c", EXISTS, file, data], runs)
-            time("all in place: a loop with Pillow's `verify`", [sys.executable, "-c", OPEN, file, data], 1)
-        elif name == "damaged":
-            time("1 image in 20 wrong: `prep heal`", heal, runs)
-            time("1 image in 20 wrong: `prep heal --apply`", [*heal, "--apply"], 1)
-            time("the same, `--undo`", [*heal[:2], "--images", data, "--undo"], 1)
-        else:
-            time("every image a folder too deep: `prep heal`", heal, runs)
-            time("every image a folder too deep: `prep heal --apply`", [*heal, "--apply"], 1)
-        shutil.rmtree(data)
-        for written in folder.glob("rows.*[!n]"):
-            if written != file:
-                written.unlink()
-        (folder / "rows.healed.json").unlink(missing_ok=True)
+    heal = [BIN / "prep", "heal", "--json", file, "--images", data]
+    undo = [BIN / "prep", "heal", "--images", data, "--undo"]
+    time("all in place: `prep heal`", heal, runs)
+    time("all in place: a loop with `os.path.exists`", [sys.executable, "-c", EXISTS, file, data], runs)
+    time("all in place: a loop with Pillow's `verify`", [sys.executable, "-c", OPEN, file, data])
+    move_deeper(data, images)
+    time("every image a folder too deep: `prep heal`", heal, runs)
+    time("every image a folder too deep: `prep heal --apply`", [*heal, "--apply"])
+    time("every image a folder too deep: `prep heal --undo`", undo)
+    move_deeper(data, images, back=True)
+    damage(data, images)
+    time("1 image in 20 wrong: `prep heal`", heal, runs)
+    time("1 image in 20 wrong: `prep heal --apply`", [*heal, "--apply"])
+    time("1 image in 20 wrong: `prep heal --undo`", undo)
     return results
 
 

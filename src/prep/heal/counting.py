@@ -11,29 +11,34 @@ from prep.heal.rows import UNSAFE_PATH
 TEXT_ONLY, NO_PATH = "(text only)", "(no path)"
 MAX_COLLECTIONS = 40  # of a list; with more, fewer steps of their folders count
 EXAMPLES = 3  # of a cause
+LOOKED_THROUGH = 20  # for them, as several rows may name one image
+MAX_PLACES = 1_000_000  # of images in a row
+STATES = [FOUND, KEPT, REPAIR, LOST]  # from good to bad
 
 
 def fill_states(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `states`: each row, with the worst of what its images are."""
+    """Make the table `states`: each row, with the worst of what its images are.
+
+    Aggregates are of numbers alone: those of texts cannot be written to the disk where memory is short.
+    """
+    folder = "regexp_replace(regexp_replace(image, '[^/]*$', ''), '(^|/)[0-9]+/(.|\\n)*$|/$', '')"
     connection.execute(f"""
+        CREATE TABLE told AS
+        SELECT f.pair, f.row, f.place, f.image, coalesce(o.detail, '') AS detail,
+               if(f.problem IS NULL, o.state, '{LOST}') AS state, coalesce(f.problem, o.cause) AS cause
+        FROM refs f LEFT JOIN outcomes o ON f.problem IS NULL AND o.base = f.base AND o.path = f.path;
         CREATE TABLE states AS
-        SELECT r.pair, r.row, r.is_bare, CASE WHEN r.problem IS NOT NULL THEN '{LOST}' ELSE coalesce(w.state, '{FOUND}')
-               END AS state, coalesce(r.problem, w.cause) AS cause, w.detail, w.image,
-               CASE WHEN w.cause = '{UNSAFE_PATH}' THEN '{NO_PATH}'
-                    ELSE coalesce(w.folder, if(r.problem IS NULL, '{TEXT_ONLY}', '{NO_PATH}')) END AS folder
-        FROM rows r LEFT JOIN (
-            SELECT pair, row, worst.*, folder FROM (
-                SELECT pair, row, arg_max(struct_pack(state, cause, detail, image), (severity, -place)) AS worst,
-                       arg_min(folder, place) AS folder
-                FROM (
-                    SELECT f.pair, f.row, f.place, f.image, coalesce(o.detail, '') AS detail,
-                           if(f.problem IS NULL, o.state, '{LOST}') AS state, coalesce(f.problem, o.cause) AS cause,
-                           list_position(['{FOUND}', '{KEPT}', '{REPAIR}', '{LOST}'], state) AS severity,
-                           regexp_replace(regexp_replace(f.image, '[^/]*$', ''), '(^|/)[0-9]+/(.|\\n)*$|/$', '')
-                           AS folder
-                    FROM refs f LEFT JOIN outcomes o ON f.problem IS NULL AND o.base = f.base AND o.path = f.path)
-                GROUP BY pair, row)) w
-        ON w.pair = r.pair AND w.row = r.row
+        SELECT r.pair, r.row, r.is_bare, t.detail, t.image,
+               if(r.problem IS NULL, coalesce(t.state, '{FOUND}'), '{LOST}') AS state,
+               coalesce(r.problem, t.cause) AS cause,
+               CASE WHEN t.cause = '{UNSAFE_PATH}' OR r.problem IS NOT NULL THEN '{NO_PATH}'
+                    WHEN t.image IS NULL THEN '{TEXT_ONLY}' ELSE {folder} END AS folder
+        FROM rows r
+        LEFT JOIN (SELECT pair, row,
+                          min(place - {MAX_PLACES} * list_position({STATES}, state)) AS worst FROM told GROUP BY ALL) w
+            ON w.pair = r.pair AND w.row = r.row
+        LEFT JOIN told t ON t.pair = r.pair AND t.row = r.row
+            AND t.place - {MAX_PLACES} * list_position({STATES}, t.state) = w.worst
     """)
 
 
@@ -77,19 +82,19 @@ def repair_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 def examples(connection: duckdb.DuckDBPyConnection) -> list[Example]:
     """The first few images of each cause, in the order of rows."""
-    found = connection.execute(f"""
-        SELECT cause, image, action, source, detail FROM (
-            SELECT coalesce(f.problem, o.cause) AS cause, f.image, o.action, o.source, coalesce(o.detail, '') AS detail,
-                   row_number() OVER (PARTITION BY coalesce(f.problem, o.cause) ORDER BY f.pair, f.row, f.place) AS nth
-            FROM (SELECT problem, base, path, min(pair) AS pair, arg_min(row, (pair, row)) AS row, min(place) AS place,
-                         min(image) AS image
-                  FROM refs WHERE problem IS NOT NULL
-                  OR path IN (SELECT path FROM outcomes WHERE cause IS NOT NULL) GROUP BY problem, base, path) f
-            LEFT JOIN outcomes o ON f.problem IS NULL AND o.base = f.base AND o.path = f.path
-            WHERE coalesce(f.problem, o.cause) IS NOT NULL)
-        WHERE nth <= {EXAMPLES} ORDER BY cause, nth
-    """).fetchall()
-    return [Example(*values) for values in found]
+    found: dict[str, dict[str, Example]] = {}
+    for cause, images in connection.execute(f"""
+        SELECT coalesce(f.problem, o.cause) AS cause,
+               arg_min(struct_pack(f.image, o.action, o.source, detail := coalesce(o.detail, '')),
+                       (f.pair, f.row, f.place), {LOOKED_THROUGH})
+        FROM refs f LEFT JOIN outcomes o ON f.problem IS NULL AND o.base = f.base AND o.path = f.path
+        WHERE coalesce(f.problem, o.cause) IS NOT NULL GROUP BY ALL ORDER BY cause
+    """).fetchall():
+        few = found.setdefault(cause, {})
+        for each in images:
+            if len(few) < EXAMPLES:
+                few.setdefault(each["image"], Example(cause, *each.values()))
+    return [example for few in found.values() for example in few.values()]
 
 
 def same_bytes(connection: duckdb.DuckDBPyConnection) -> int:

@@ -154,13 +154,20 @@ def judge(connection: duckdb.DuckDBPyConnection, *, move: bool) -> None:
 def _judge_absent(connection: duckdb.DuckDBPyConnection, do: str) -> None:
     """The same for images that are not where their rows say."""
     _find_unclear(connection)
-    best = "arg_min(c, (length(c.cause), c.source)) FILTER (s.status = 'ok')"
+    is_ok = f"s.status = '{OK}'"
+    best = f"arg_min(c, (length(c.cause), c.source)) FILTER ({is_ok})"
+    # Single candidates are the rule; only of the others there is something to put together.
     connection.execute(f"""
         CREATE TABLE choices AS
-        SELECT c.base, c.path, any_value(c.number) AS number, list_sort(list(c.source))[:3] AS sources,
-               count(DISTINCT s.identity) FILTER (s.status = '{OK}') AS usable, min(s.status) AS status,
-               {best} AS best, arg_min(s.format, (length(c.cause), c.source)) FILTER (s.status = '{OK}') AS format
-        FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source GROUP BY c.base, c.path;
+        SELECT c.base, c.path, c.number, [c.source] AS sources, if({is_ok}, 1, 0) AS usable, s.status,
+               if({is_ok}, c, NULL) AS best, if({is_ok}, s.format, NULL) AS format
+        FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source WHERE c.number = 1
+        UNION ALL
+        SELECT c.base, c.path, any_value(c.number), list_sort(list(c.source))[:3],
+               count(DISTINCT s.identity) FILTER ({is_ok}), min(s.status),
+               {best}, arg_min(s.format, (length(c.cause), c.source)) FILTER ({is_ok})
+        FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source
+        WHERE c.number > 1 GROUP BY c.base, c.path;
         INSERT INTO outcomes
         SELECT base, path, if(is_lost, '{LOST}', '{REPAIR}'), coalesce(problem, best.cause),
                CASE WHEN is_lost THEN NULL
