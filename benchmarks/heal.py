@@ -179,8 +179,8 @@ def bench(folder: Path, count: int, runs: int) -> dict[str, list[Run]]:
         results[name] = [measure([str(word) for word in command]) for _ in range(times)]
         print(f"{name}: {results[name]}", file=sys.stderr)
 
-    heal = [BIN / "prep", "heal", "--json", file, "--images", data]
-    undo = [BIN / "prep", "heal", "--images", data, "--undo"]
+    heal: list[str | Path] = [BIN / "prep", "heal", "--json", file, "--images", data]
+    undo: list[str | Path] = [BIN / "prep", "heal", "--images", data, "--undo"]
     time("all in place: `prep heal`", heal, runs)
     time("all in place: a loop with `os.path.exists`", [sys.executable, "-c", EXISTS, file, data], runs)
     time("all in place: a loop with Pillow's `verify`", [sys.executable, "-c", OPEN, file, data])
