@@ -207,10 +207,26 @@ def test_columns_have_the_names_that_the_dataset_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        ["name,link", "a.tar,http://h/a.tar?x=1"],
+        ["a.tar,http://h/a.tar?x=1"],
+        ["size,link,file", "12,http://h/a.tar?x=1,a.tar"],
+        ["n\tcdn_link", "a.tar\thttp://h/a.tar?x=1"],
+    ],
+)
+def test_columns_of_other_names_are_told_by_what_is_in_them(tmp_path: Path, lines: list[str]) -> None:
+    put(tmp_path, *lines)
+    (part,) = manual.list_parts(linked(), tmp_path, None).parts
+    assert (part.path, part.url) == ("a.tar", "http://h/a.tar?x=1")
+
+
+@pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (["name\tcdn_link", row("http://h/a")], "1: there is no column 'file_name', only: name, cdn_link"),
-        (["", row("http://h/a")], "2: there is no column 'file_name', only: sa_000000.tar"),
+        (["name\tcdn_link", "c\td\thttp://h/a"], "1: there is no column 'file_name', only: name, cdn_link"),
+        (["", "c\td\thttp://h/a"], "2: there is no column 'file_name', only: c, d"),
+        (["name\tcdn_link"], "1: there is no column 'file_name', only: name, cdn_link"),
         ([HEADER, row("http://h/a"), "", row("http://h/b")], "4: 'sa_000000.tar' stands here a second time"),
         (
             [HEADER, row("http://h/a", "a/b"), row("http://h/b", "a")],

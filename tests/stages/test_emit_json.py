@@ -465,3 +465,14 @@ def test_options_that_cannot_be(tmp_path: Path, arguments: list[str], problem: s
     done = prep(tmp_path, *arguments)
     assert done.returncode != 0
     assert problem in done.stderr
+
+
+@pytest.mark.parametrize("name", ["raw.py", "filtered/x.py", "images/x.py", "filtered.py"])
+def test_what_the_workspace_keeps_is_no_place_for_lists(tmp_path: Path, name: str) -> None:
+    workspace = make(tmp_path, {"mix": rows(3)}, "[{table: mix, name: llava665k}]")
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match="belongs to the workspace itself"):
+        emit_json(workspace, output=tmp_path / name, force=True)
+    with pytest.raises(UsageError, match="belongs to the workspace itself"):
+        emit_json(workspace, format_="llava-next", output=workspace.recipe_path, force=True)
+    assert snapshot(tmp_path) == before

@@ -12,6 +12,7 @@ from prep.layout.journal import Undone
 from prep.layout.links import Linked
 from prep.layout.places import printable
 from prep.layout.report import Pair, Tree
+from prep.trainers.convllava import NAMES
 
 SHOWN = 20
 WIDTH = 10_000
@@ -66,6 +67,8 @@ def _linked(linked: Linked, is_planned: bool) -> list[str]:
         lines.append(f"{folder}: {', '.join(words) or 'no images'}" + (" (planned)" if is_planned else ""))
     lines += [f"{path}: linked" + (" (planned)" if is_planned else "") for path in linked.lists]
     lines += [f"{name}: its images are not indexed yet (prep images {name})" for name in linked.unready]
+    names = ", ".join(NAMES)
+    lines += [f"entry {label}: the tree has no place for this name; it has for {names}" for label in linked.no_place]
     return lines + [f"{printable(path)}: something else stands there; move it away" for path in linked.in_the_way]
 
 

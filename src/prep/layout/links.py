@@ -53,17 +53,26 @@ class Linked:
         unready: datasets whose images are not indexed yet.
         in_the_way: some of the paths at which something else stands.
         lists: publishers' lists that were linked, or would be.
+        no_place: entries of the recipe whose names are none of the trainer's, so that the tree has no place for them.
     """
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     unready: list[str] = field(default_factory=list)
     in_the_way: list[str] = field(default_factory=list)
     lists: list[str] = field(default_factory=list)
+    no_place: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         counts = {folder: dict(counts) for folder, counts in self.counts.items()}
-        return {"folders": counts, "unready": self.unready, "in_the_way": self.in_the_way, "lists": self.lists}
+        entries = {"no_place": self.no_place} if self.no_place else {}
+        return {
+            "folders": counts,
+            "unready": self.unready,
+            "in_the_way": self.in_the_way,
+            "lists": self.lists,
+            **entries,
+        }
 
 
 def shown_folders(workspace: Workspace) -> list[Shown]:
@@ -96,7 +105,7 @@ def link_all(workspace: Workspace, root: Path, how: How, *, dry_run: bool = Fals
             f"the images are at {workspace.image_root}, and a tree of links needs them on a disk",
             "Set `images` in prep.yaml to a folder, then `prep images`.",
         )
-    linked = Linked()
+    linked = Linked(no_place=[entry.label for entry in workspace.entries if entry.label not in NAMES])
     shown = shown_folders(workspace)
     for item in shown:
         dataset = workspace.catalogue.dataset(item.dataset)

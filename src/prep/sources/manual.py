@@ -7,11 +7,13 @@ secret: no message and no manifest holds what stands after its `?`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prep.config import LinksTable, ManualSource
 from prep.errors import ConfigError, SourceError
@@ -143,26 +145,57 @@ def _read_links(table: Path, links: LinksTable) -> dict[str, str]:
 
 
 def _rows(table: Path, links: LinksTable) -> Iterator[tuple[int, str, str]]:
-    """Line, name and address of each row of a csv or tab-separated table; blank lines are passed over."""
+    """Line, name and address of each row of a csv or tab-separated table; blank lines are passed over.
+
+    Publishers have changed the names of columns: where one is not there, the first row that has an address tells which
+    two are meant. The first line may be such a row itself.
+    """
     try:
         text = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{table} is not text in UTF-8", "Get it anew, or save it as UTF-8.") from error
-    header, reader = None, csv.reader(StringIO(text), delimiter="\t" if "\t" in text else ",")
+    reader = csv.reader(StringIO(text), delimiter="\t" if "\t" in text else ",")
+    header: list[str] | None = None
+    header_line = 0
+    places: tuple[int, int] | None = None
     for cells in _cells(table, reader):
         if not any(cells):
             continue
         if header is None:
-            header = cells
-            for column in (column for column in (links.name, links.url) if column not in cells):
-                there = _some(name for name in header if "://" not in name)  # a link would show its signature
-                raise SourceError(
-                    f"{table}:{reader.line_num}: there is no column {column!r}, only: {there}",
-                    "Get the table anew, or name its columns in the dataset's YAML (links: {name: ..., url: ...}).",
-                )
-        else:
-            values = dict(zip(header, cells, strict=False))
-            yield reader.line_num, values.get(links.name, ""), values.get(links.url, "")
+            header, header_line = cells, reader.line_num
+            if {links.name, links.url} <= set(cells):
+                places = cells.index(links.name), cells.index(links.url)
+                continue
+        if places is None:
+            places = _places(cells)
+            if places is None and cells is header:
+                continue
+        if places is None:
+            raise _no_columns(f"{table}:{header_line}", header, links)
+        name, address = (cells[place] if place < len(cells) else "" for place in places)
+        yield reader.line_num, name, address
+    if header is not None and places is None:
+        raise _no_columns(f"{table}:{header_line}", header, links)
+
+
+def _places(cells: Sequence[str]) -> tuple[int, int] | None:
+    """Which cell of a row is a file's name and which its address; None where that cannot be told."""
+    addresses = [place for place, cell in enumerate(cells) if is_web_address(cell)]
+    others = [place for place, cell in enumerate(cells) if cell and place not in addresses]
+    if len(addresses) != 1:
+        return None
+    last_step = posixpath.basename(urlsplit(cells[addresses[0]]).path)
+    named = [place for place in others if cells[place] == last_step] or others
+    return (named[0], addresses[0]) if len(named) == 1 else None
+
+
+def _no_columns(where: str, header: Sequence[str], links: LinksTable) -> SourceError:
+    missing = next(column for column in (links.name, links.url) if column not in header)
+    there = _some(name for name in header if "://" not in name)  # a link would show its signature
+    return SourceError(
+        f"{where}: there is no column {missing!r}, only: {there}",
+        "Get the table anew, or name its columns in the dataset's YAML (links: {name: ..., url: ...}).",
+    )
 
 
 def _cells(table: Path, reader: Any) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ from prep.schema import CONVERSATION, IMAGE_KEY
 from prep.stages.emission import (
     Emission,
     Ready,
+    check_place,
     marked,
     not_fetched_notes,
     ready_entries,
@@ -63,6 +64,8 @@ def emit_json(
         ConfigError: the recipe asks for what its tables do not have.
     """
     path = _output(workspace, format_, output)
+    for place in (path, path.with_suffix("")):  # the lists' folder, where it is beside the file
+        check_place(workspace, place)
     ready, left_out = ready_entries(workspace, stale, partial)
     _check_entries(ready, format_)
     folder = _image_folder(workspace, ready) if root is None else _tree(root, ready)

@@ -16,6 +16,7 @@ from prep.schema import HEIGHT, KINDS, WIDTH, Column
 from prep.stages.emission import (
     Emission,
     Ready,
+    check_place,
     marked,
     not_fetched_notes,
     ready_entries,
@@ -26,7 +27,7 @@ from prep.stages.emission import (
 )
 from prep.stages.shards import ShardTask, build_shards
 from prep.trainers import lavida_o
-from prep.workspace import CONFIG_NAME, LOCK_NAME, RULES_NAME, Workspace
+from prep.workspace import Workspace
 from prep.yaml_edit import add_keys, append_items, read_exact
 from prep.yaml_file import parse_yaml
 
@@ -65,7 +66,8 @@ def emit_yaml(
         ConfigError: the recipe asks for what its tables do not have.
     """
     path = append or output or workspace.training_yaml
-    _check_place(workspace, path)
+    for place in (path, path.with_suffix("")) if remap else (path,):  # copies go into a folder beside it
+        check_place(workspace, place)
     _check_remap(workspace, remap)
     ready, left_out = ready_entries(workspace, stale, partial)
     entries, copies = _entries(workspace, ready, path, remap)
@@ -83,18 +85,6 @@ def emit_yaml(
     if state == "done":
         write_text(path, text, follow_links=append is not None)
     return Emission(path, text, state, tuple(fresh), left_out, not_fetched_notes(ready))
-
-
-def _check_place(workspace: Workspace, path: Path) -> None:
-    """Make sure that the YAML is none of the files that say what the workspace is."""
-    place = path.resolve()
-    names = (CONFIG_NAME, RULES_NAME, LOCK_NAME)
-    own = {workspace.recipe_path.resolve(), *((workspace.root / name).resolve() for name in names)}
-    if place in own or place.is_relative_to((workspace.root / "datasets").resolve()):
-        raise UsageError(
-            f"{path} is a file of the workspace's own, not a training YAML",
-            "Name the trainer's with --append, or another file with -o.",
-        )
 
 
 class _Copy(NamedTuple):
