@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 import convllava_loader
 from prep.config import Catalogue
 from prep.publishers import World
+from prep.publishers.llava import MIX, MIX_ROWS, mix_source
 from prep.trainers.convllava import FOLDERS, LINKS, NAMES, read_module
 from worlds import make_workspace, prep, prep_json
 
@@ -41,6 +45,29 @@ def judged(module: Path) -> dict[str, int]:
 def test_every_row_of_all_nine_can_be_trained_on(root: Path) -> None:
     counts = judged(root / "training/convllava.py")
     assert counts.keys() == NAMES.keys() and min(counts.values()) > 0
+
+
+def sources(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    return Counter(map(mix_source, rows))
+
+
+def test_rows_of_each_source_are_kept_or_dropped_with_a_reason(root: Path) -> None:
+    published = json.loads((root / "raw/llava-mix665k" / MIX).read_text())
+    assert {source: count for source, count in sources(published).items() if source} == MIX_ROWS
+    paths, _ = read_module(root / "training/convllava.py")
+    list_, folder = paths["llava665k"]
+    kept = [published[int(row["id"].rpartition("#")[2])] for row in json.loads(Path(list_).read_text())]
+    lost = pd.read_parquet(root / "dropped/llava-mix665k.parquet")
+    dropped = [published[row] for row in lost["row"]]
+    assert sources(kept) + sources(dropped) == sources(published)
+    assert {source: count for source, count in sources(dropped).items() if source} == {
+        "coco": 7,
+        "vg": 1,
+        "gqa": 1,
+        "ocr_vqa": 2,
+        "text": 1,
+    }
+    assert lost["reason"].notna().all() and Path(folder).is_dir()
 
 
 def test_the_tree_is_the_guides_and_serves_the_same_rows(root: Path) -> None:

@@ -6,6 +6,7 @@ those that ConvLLaVA's loader would stop at. The zip of LCS has no folder over a
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ LCS_PICTURES = {
 }
 LCS_CUT = "00000/000000012.jpg"
 NINE = "coco/train2017/000000000009.jpg"
+# Source -> rows of the mix for each ten thousand of the published one (LLaVA's issues 657 and 702 count those).
+MIX_ROWS = {"coco": 36, "vg": 9, "gqa": 7, "ocr_vqa": 8, "textvqa": 2, "text": 4}
 Row = dict[str, Any]
 
 
 def write_llava(hub: Path) -> None:
     """Write both repositories."""
-    write_json(hub / INSTRUCT / MIX, [*_mix(), *_odd_images(), *_odd_tokens(), *_odd_turns()])
+    rows = [*_mix(), *_odd_images(), *_odd_tokens(), *_odd_turns()]
+    write_json(hub / INSTRUCT / MIX, [*rows, *_more(rows)])
     write_json(
         hub / INSTRUCT / "llava_instruct_150k.json", [dialogue("0", "000000000009.jpg", "<image>\nWhat?", "It.")]
     )
@@ -49,6 +53,14 @@ def lcs_picture(name: str) -> bytes:
     """The member of that name in LCS's zip."""
     data = Picture.named(f"lcs {name}", *LCS_PICTURES[name]).encode()
     return truncate(data) if name == LCS_CUT else data
+
+
+def mix_source(row: Row) -> str:
+    """Whose picture a row of the mix shows; `text` for none, empty where its `image` is no path into a collection."""
+    image = row.get("image", "text")
+    image = image[0] if isinstance(image, list) and len(image) == 1 else image
+    source = str(image).partition("/")[0]
+    return source if source in MIX_ROWS else ""
 
 
 def text_row(key: str, *values: str) -> Row:
@@ -94,6 +106,29 @@ def _mix() -> list[Row]:
         dialogue("1437717772", "ocr_vqa/images/1437717772.jpg", "<image>\nWho wrote it?", "I. Writer"),
         dialogue("1111111111", "ocr_vqa/images/1111111111.jpg", "<image>\nWho wrote it?", "Nobody has it."),
     ]
+
+
+def _more(rows: list[Row]) -> list[Row]:
+    """Rows that are as they should be, until each source has its share."""
+    pictures = {
+        "coco": NINE,
+        "vg": "vg/VG_100K/2.jpg",
+        "gqa": "gqa/images/2375429.jpg",
+        "ocr_vqa": "ocr_vqa/images/761183272.jpg",
+        "textvqa": "textvqa/train_images/0a1b2c3d4e5f6071.jpg",
+    }
+    there = Counter(map(mix_source, rows))
+    more = []
+    for source, count in MIX_ROWS.items():
+        for number in range(there[source], count):
+            turns = (f"Which number is {number}?", str(number))
+            image = pictures.get(source)
+            more.append(
+                text_row(f"more_{number}", *turns)
+                if image is None
+                else dialogue(f"more_{number}", image, f"<image>\n{turns[0]}", turns[1])
+            )
+    return more
 
 
 def _odd_images() -> list[Row]:
