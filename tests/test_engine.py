@@ -272,3 +272,14 @@ def test_errors_survive_the_way_between_processes(kind: type[PrepError]) -> None
 def test_the_preloaded_modules_exist() -> None:
     for module in engine.PRELOADED:
         __import__(module)
+
+
+def test_workers_import_nothing_from_the_folder_that_prep_is_run_in(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    script = tmp_path / "bin/script.py"
+    script.parent.mkdir()
+    code = "from prep.engine import run_tasks\nprint(list(run_tasks(abs, [-1, -2], workers=2)))"
+    script.write_text(f"if __name__ == '__main__':\n    {code.replace(chr(10), chr(10) + '    ')}\n")
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (sorted(done.stdout), (tmp_path / "imported").exists()) == (sorted("[1, 2]\n"), False), done.stderr

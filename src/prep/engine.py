@@ -99,7 +99,7 @@ def _run_processes(
     waiting = deque(tasks)
     while waiting and len(failures) < MAX_FAILURES:
         suspects: list[T] = []
-        with _Processes(min(workers, len(waiting))) as pool:
+        with Processes(min(workers, len(waiting))) as pool:
             yield from _feed(pool, function, waiting, 2 * workers, failures, suspects)
         for suspect in suspects:
             yield from _run_alone(function, suspect, failures)
@@ -108,7 +108,7 @@ def _run_processes(
 def _run_alone(function: Callable[[T], R], task: T, failures: list[PrepError]) -> Iterator[R]:
     for _ in range(MAX_ATTEMPTS - 1):
         died: list[T] = []
-        with _Processes(1) as pool:
+        with Processes(1) as pool:
             yield from _feed(pool, function, deque([task]), 1, failures, died)
         if not died:
             return
@@ -153,11 +153,12 @@ def _feed(
                 failures.append(error)
 
 
-class _Processes(ProcessPoolExecutor):
+class Processes(ProcessPoolExecutor):
     """Worker processes that end with this one, and at once when it stops caring for their results."""
 
     def __init__(self, workers: int) -> None:
         # Not fork: the parent may hold threads and locks of DuckDB and Arrow.
+        os.environ["PYTHONSAFEPATH"] = "1"  # or a json.py in the folder where prep is run would be imported by workers
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":

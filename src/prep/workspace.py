@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import keyword
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -415,6 +417,10 @@ class Workspace:
         """Folder of a dataset's image index."""
         return self.root / "index" / f"{dataset}.parquet"
 
+    def scores(self, scorer: str, table: str) -> Path:
+        """Folder of a table's scores by one scorer."""
+        return self.root / "scores" / scorer / f"{table}.parquet"
+
     def normalized(self, table: str) -> Path:
         """Folder of a table's samples."""
         return self.root / "normalized" / f"{table}.parquet"
@@ -442,9 +448,10 @@ class Workspace:
 
     @property
     def training_module(self) -> Path:
-        """The Python module with the datasets of ConvLLaVA; its name can be imported."""
+        """The Python module with the datasets of ConvLLaVA; its name can be imported, and is none of Python's own."""
         name = re.sub(r"\W", "_", self.recipe.name, flags=re.ASCII)
-        return self.root / "training" / f"{name if name.isidentifier() else f'_{name}'}.py"
+        is_taken = not name.isidentifier() or keyword.iskeyword(name) or name in sys.stdlib_module_names
+        return self.root / "training" / f"{'_' if is_taken else ''}{name}.py"
 
     @property
     def training_file(self) -> Path:

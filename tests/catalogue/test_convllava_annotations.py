@@ -182,7 +182,7 @@ def test_llava_mix(line: Finished) -> None:
     ocr = (f"{name}.jpg" for name in ("761183272", "0123456789", "014028329X", "1565928555.png", "B000234N7K.GIF"))
     rows, texts = kept(line, "llava-mix665k"), text_alone(line, "llava-mix665k")
     assert len(rows) == 51 and len(texts) == 6  # tests/test_convllava_line.py counts them by source
-    assert rows[:20] == [
+    assert rows[:21] == [
         dialogue(NINE, *ask, "Which colour?", "Red.", "And beside it?", "A square."),
         dialogue(NINE, "<image>\nWhat is on the right?", "A square."),
         dialogue("gqa/images/images/2375429.jpg", "<image>\nIs it round?\nAnswer with one word.", "No"),

@@ -166,16 +166,19 @@ def test_a_module_is_checked_list_by_list(folder: Path) -> None:
     ]
 
 
+LEFT_OUT = "PATHS has 'vflan', which --dataset leaves out"
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
         ("vflan", []),
         ("vflan, lcs", ["--dataset has a space at ' lcs'"]),
         ("vflan,vflan", ["--dataset has 'vflan' 2 times"]),
-        ("lcs", ["--dataset has 'lcs', for which PATHS has no paths"]),
-        ("llava150k", ["--dataset has the unknown name 'llava150k'; it is the option's default"]),
-        ("llava665", ["--dataset has the unknown name 'llava665'; did you mean 'llava665k'?"]),
-        ("", ["--dataset has the unknown name ''"]),
+        ("lcs", [LEFT_OUT, "--dataset has 'lcs', for which PATHS has no paths"]),
+        ("llava150k", [LEFT_OUT, "--dataset has the unknown name 'llava150k'; it is the option's default"]),
+        ("llava665", [LEFT_OUT, "--dataset has the unknown name 'llava665'; did you mean 'llava665k'?"]),
+        ("", [LEFT_OUT, "--dataset has the unknown name ''"]),
     ],
 )
 def test_the_names_that_training_is_started_with(folder: Path, option: str, expected: list[str]) -> None:
@@ -194,7 +197,6 @@ def test_names_and_places_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPa
     path.write_text("PATHS = {'llava': ('list.json', 'no'), 'lcs': ('/nowhere.json', '/')}\nDATASET = 'llava, lcs'\n")
     report = check_module(path)
     assert [(finding.level, finding.problem) for finding in report.findings] == [
-        ("error", "PATHS has 'llava', which is no dataset name of the trainer; did you mean 'llava665k'?"),
         ("error", "--dataset has the unknown name 'llava'; did you mean 'llava665k'?"),
         ("error", "--dataset has a space at ' lcs'"),
         ("warning", "the JSON path 'list.json' is relative"),
@@ -202,5 +204,21 @@ def test_names_and_places_in_a_module(folder: Path, monkeypatch: pytest.MonkeyPa
         ("error", "the image folder 'no' is not there"),
         ("error", "/nowhere.json cannot be read: No such file or directory"),
     ]
-    path.write_text("PATHS = load()")
-    assert [finding.level for finding in check_module(path).findings] == ["error"]
+    path.write_text("PATHS = {'llava': ('/nowhere.json', '/')}\n")
+    assert [finding.problem for finding in check_module(path).findings] == [
+        "PATHS has 'llava', which is no dataset name of the trainer; did you mean 'llava665k'?",
+        "/nowhere.json cannot be read: No such file or directory",
+    ]
+    path.write_text("PATHS = {}")
+    assert [(finding.level, finding.problem) for finding in check_module(path).findings] == [
+        ("error", "PATHS is empty")
+    ]
+
+
+def test_only_lists_that_training_opens_are_looked_at(folder: Path) -> None:
+    pairs = {"vflan": (str(write(folder, rows(3))), str(folder)), "lcs": ("/nowhere.json", "/")}
+    report = check_module(module(folder, pairs), option="vflan")
+    assert [each.name for each in report.lists] == ["vflan"]
+    assert [(finding.level, finding.problem) for finding in report.findings] == [
+        ("warning", "PATHS has 'lcs', which --dataset leaves out")
+    ]

@@ -19,7 +19,7 @@ from prep.config import Catalogue
 from prep.errors import ConfigError, DataError, UsageError
 from prep.manifest import read_finished
 from prep.schema import KINDS
-from prep.stages.check_lists import check_module
+from prep.stages.check_lists import check_module, check_next, next_lists
 from prep.stages.download import download
 from prep.stages.emit_json import FORMATS, emit_json
 from prep.stages.filter import filter_table
@@ -389,7 +389,8 @@ def test_images_of_the_tree_are_named_from_its_top(stored: Workspace, tmp_path: 
     assert emission.image_folder == str(tmp_path / "data")
     assert shown(listed(entry["json_path"])) == [f"allava/allava_laion/images/{i}.png" for i in range(3)]
     assert check_module(emission.path, images="all").findings == []
-    other = emit_json(stored, force=True)
+    assert emission.path.name == "tree_tree.py"
+    other = emit_json(stored)
     assert other.image_folder == str(tmp_path / "data" / "allava" / "allava_laion" / "images")
     assert Path(other.entries[0]["json_path"]).parent.name == "tree"
     assert Path(entry["json_path"]).parent.name == "tree-tree"  # whose paths are others
@@ -415,6 +416,42 @@ def test_own_images_may_lie_in_the_tree_and_not_beside_it(tmp_path: Path) -> Non
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="is not below"):
         emit_json(workspace, root=tmp_path / "other", output=tmp_path / "other.py")
+
+
+def test_an_edit_that_keeps_a_lists_size_is_not_lost(two: Workspace) -> None:
+    path = Path(emit_json(two).entries[0]["json_path"])
+    path.write_text(path.read_text().replace("Quadrat", "Dreieck"))
+    two.recipe_path.write_text(two.recipe_path.read_text().replace("k}", "k, where: row < 3}"))
+    workspace = Workspace(two.root)
+    filter_table(workspace, "mix")
+    with pytest.raises(UsageError, match="is edited or not prep's"):
+        emit_json(workspace)
+    assert "Dreieck" in path.read_text()
+    assert emit_json(workspace, force=True).state == "done" and "Dreieck" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["class", "json", "1"])
+def test_a_recipe_of_any_name_gets_a_module_that_can_be_imported(two: Workspace, name: str) -> None:
+    two.recipe_path.write_text(two.recipe_path.read_text().replace("my-mix.1", f"'{name}'"))
+    assert emit_json(Workspace(two.root)).path.name == f"_{name}.py"
+
+
+def test_a_folder_that_holds_other_things_is_no_place_for_lists(two: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other things"):
+        emit_json(two, output=tmp_path / "mine.py")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_the_familys_yaml_is_checked_list_by_list(two: Workspace) -> None:
+    emission = emit_json(two, format_="llava-next")
+    lists = next_lists(emission.path)
+    assert lists is not None and lists.keys() == {"llava665k.json", "vflan-dup-2.json"}
+    report = check_next(emission.path, lists, None, images="all")
+    assert report.findings == [] and [each.images_missing for each in report.lists] == [0, 0]
+    done = prep(two.root, "check", str(emission.path), "--version", "plain")
+    assert done.returncode == 1 and "<image> is not in the first turn of a row of the format plain" in done.stdout
 
 
 # -- commands ----------------------------------------------------------------------------------------------------
@@ -455,7 +492,7 @@ def test_commands_from_the_recipe_to_the_check(two: Workspace, tmp_path: Path) -
         (["emit-yaml", "--append", "x.yaml"], "--append, --remap and --s3-reader are for LaViDa-O's YAML"),
         (["check", "--version", "v2"], "--version v2: must be v1 or plain"),
         (["check", "--no-files"], "--no-files is for a training YAML"),
-        (["check", "x.json", "--dataset", "lcs"], "--dataset is for the other sort of file"),
+        (["check", "x.json", "--dataset", "lcs"], "--dataset is for a Python module, and x.json is none"),
         (["check", "x.yaml", "--version", "v1"], "--version is for a .py or .json file"),
         (["check"], "there is no"),
     ],

@@ -178,6 +178,7 @@ def test_an_adopted_folder_is_indexed_where_it_is(tmp_path: Path) -> None:
     ]
     assert not (workspace.root / "images").exists()
     assert run(workspace).state == "up to date"
+    assert run(workspace, verify=True).note == "2 decoded"
     (folder / "train/2.png").write_bytes(picture(3, (100, 41), "PNG"))
     run(workspace)
     assert index(workspace)[1]["height"] == 41

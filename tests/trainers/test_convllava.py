@@ -9,7 +9,7 @@ import pytest
 
 import convllava_loader
 from prep.config import Catalogue
-from prep.errors import DataError
+from prep.errors import DataError, UsageError
 from prep.trainers.convllava import (
     DEFAULT_DATASET,
     FOLDERS,
@@ -73,8 +73,28 @@ def test_the_module_gives_pairs_and_calls_what_it_is_given(tmp_path: Path) -> No
 
 def test_nothing_of_a_module_is_run(tmp_path: Path) -> None:
     path = tmp_path / "datasets.py"
-    path.write_text("raise SystemExit\nPATHS = {'lcs': ['a.json', 'b']}\nDATASET = open('x').read()\n")
+    path.write_text("raise SystemExit\nPATHS: dict = {'lcs': ['a.json', 'b']}\ndef f():\n    return PATHS\n")
     assert read_module(path) == ({"lcs": ("a.json", "b")}, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DATASET = open('x').read()",
+        "PATHS['lcs'] = ('c.json', 'd')",
+        "PATHS.update(lcs=('c.json', 'd'))",
+        "if True:\n    PATHS = {}",
+        "DATASET = ''\nDATASET += 'lcs'",
+        "PATHS, x = {}, 1",
+        "for PATHS in []:\n    pass",
+        "def f():\n    global PATHS\n    PATHS = {}",
+    ],
+)
+def test_what_only_running_it_would_tell_is_not_guessed(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "datasets.py"
+    path.write_text(f"PATHS = {{'lcs': ['a.json', 'b']}}\n{text}\n")
+    with pytest.raises(UsageError, match="cannot be known without running this"):
+        read_module(path)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,8 @@ def test_nothing_of_a_module_is_run(tmp_path: Path) -> None:
         "PATHS = ",
         "\0",
         "",
-        "PATHS = dict(lcs=('a', 'b'))",
+        "PATHS = {'lcs': ('a\\0.json', 'b')}",
+        "PATHS = {}\nDATASET = ['lcs']",
         "PATHS = {'lcs': 'a.json'}",
         "PATHS = {'lcs': ('a.json', 1)}",
         "PATHS = {1: ('a.json', 'b')}",
@@ -99,5 +120,5 @@ def test_what_is_no_module_of_datasets_is_told(tmp_path: Path, text: str) -> Non
 
 
 def test_module_names_can_be_imported() -> None:
-    names = ["prep_datasets", "convllava-s1", "class", "1", "ä"]
+    names = ["prep_datasets", "convllava-s1", "class", "1", "ä", "json"]
     assert [name for name in names if is_module_name(name)] == ["prep_datasets"]

@@ -8,12 +8,11 @@ from typing import Literal, get_args
 
 from prep.errors import DataError, UsageError
 from prep.stages.check import CheckReport, check_yaml
-from prep.stages.check_lists import ListsReport, check_json, check_module
+from prep.stages.check_lists import SUFFIXES, ListsReport, check_json, check_module, check_next, next_lists
 from prep.trainers.convllava_rows import VERSIONS, Version
 from prep.trainers.lavida_o_sample import reader_on_path
 
 ImageChoice = Literal["sample", "all", "none"]
-_LISTS = (".json", ".jsonl")
 
 
 def run_check(
@@ -28,7 +27,7 @@ def run_check(
     version: str | None = None,
     dataset: str | None = None,
 ) -> CheckReport | ListsReport:
-    """Check a training YAML for LaViDa-O, or a Python module or JSON list for ConvLLaVA.
+    """Check a training YAML for LaViDa-O or the LLaVA-NeXT family, or a Python module or JSON list for ConvLLaVA.
 
     Raises:
         UsageError: options that do not go together, or not with such a file.
@@ -41,9 +40,11 @@ def run_check(
         )
     of_yaml = {"--steps": steps, "--batch": batch, "--no-files": no_files or None, "--s3-reader": s3_reader}
     of_lists = {"--version": version, "--image-folder": image_folder, "--dataset": dataset}
-    if path.suffix in (".py", *_LISTS):
-        _refuse(of_yaml, path, "a training YAML")
-        return _check_lists(path, choice, image_folder, version, dataset)
+    is_module, is_list = path.suffix == ".py", path.suffix.lower() in SUFFIXES
+    lists = None if is_module or is_list or not path.is_file() else next_lists(path)
+    if is_module or is_list or lists is not None:
+        _refuse(of_yaml, path, "a training YAML of LaViDa-O's")
+        return _check_lists(path, lists, choice, image_folder, version, dataset)
     _refuse(of_lists, path, "a .py or .json file of ConvLLaVA's")
     if (steps is None) != (batch is None):
         raise UsageError("--steps and --batch go together", "`prep check --steps 10000 --batch 256`.")
@@ -57,20 +58,33 @@ def run_check(
 
 
 def _check_lists(
-    path: Path, images: ImageChoice, image_folder: Path | None, version: str | None, dataset: str | None
+    path: Path,
+    named: Mapping[str, str] | None,
+    images: ImageChoice,
+    image_folder: Path | None,
+    version: str | None,
+    dataset: str | None,
 ) -> ListsReport:
+    """Check a module, or a list, or the lists that a YAML names."""
+    is_module = path.suffix == ".py"
+    of_other = {"--image-folder": image_folder} if is_module else {"--dataset": dataset}
+    _refuse(of_other, path, "a list" if is_module else "a Python module")
+    chosen = _version(version)
+    _need(path)
+    if is_module:
+        return check_module(path, version=chosen, images=images, option=dataset)
+    if named is not None:
+        return check_next(path, named, image_folder, version=chosen, images=images)
+    return check_json(path, image_folder, version=chosen, images=images)
+
+
+def _version(version: str | None) -> Version:
     known: dict[str, Version] = {name: name for name in VERSIONS}
     if version is not None and version not in known:
         raise UsageError(
             f"--version {version}: must be {' or '.join(VERSIONS)}", "The trainer's published scripts use v1."
         )
-    chosen = known[version or "v1"]
-    is_list = path.suffix in _LISTS
-    _refuse({"--dataset": dataset} if is_list else {"--image-folder": image_folder}, path, "the other sort of file")
-    _need(path)
-    if is_list:
-        return check_json(path, image_folder, version=chosen, images=images)
-    return check_module(path, version=chosen, images=images, option=dataset)
+    return known[version or "v1"]
 
 
 def _refuse(options: Mapping[str, object], path: Path, of: str) -> None:
@@ -81,5 +95,6 @@ def _refuse(options: Mapping[str, object], path: Path, of: str) -> None:
 
 def _need(path: Path) -> None:
     if not path.is_file():
-        command = "prep emit" if path.suffix in (".py", *_LISTS) else "prep emit-yaml"
-        raise DataError(f"there is no {path}", f"`{command}` writes the workspace's; or name another file.")
+        command = "prep emit" if path.suffix.lower() in (".py", *SUFFIXES) else "prep emit-yaml"
+        what = f"{path} is no file" if path.exists() else f"there is no {path}"
+        raise DataError(what, f"`{command}` writes the workspace's; or name another file.")

@@ -63,7 +63,7 @@ def emit_json(
         UsageError: the file is there and differs; the tree is none.
         ConfigError: the recipe asks for what its tables do not have.
     """
-    path = _output(workspace, format_, output)
+    path = _output(workspace, format_, output, is_tree=root is not None)
     for place in (path, path.with_suffix("")):  # the lists' folder, where it is beside the file
         check_place(workspace, place)
     ready, left_out = ready_entries(workspace, stale, partial)
@@ -84,15 +84,20 @@ def emit_json(
     return Emission(path, text, state, entries, left_out, notes, "emit", format_, folder)
 
 
-def _output(workspace: Workspace, format_: Format, output: Path | None) -> Path:
-    """The file to write, by an absolute path.
+def _output(workspace: Workspace, format_: Format, output: Path | None, *, is_tree: bool) -> Path:
+    """The file to write, by an absolute path; with a tree's paths it is another one than with the store's.
 
     Raises:
         UsageError: its name does not suit the format.
     """
     if output is None:
         places = {"convllava": workspace.training_module, "llava-next": workspace.training_yaml}
-        return places.get(format_, workspace.training_lists.with_name(f"{workspace.recipe.name}.json"))
+        place = places.get(format_, workspace.training_lists.with_name(f"{workspace.recipe.name}.json"))
+        return (
+            place.with_name(f"{place.stem}{'_' if format_ == 'convllava' else '-'}tree{place.suffix}")
+            if is_tree
+            else place
+        )
     suffix = FORMATS[format_]
     if output.suffix != suffix:
         raise UsageError(
@@ -270,7 +275,7 @@ def _text(
     header = [
         f"{recipe.name}: {recipe.title}".removesuffix(": "),
         "Written by `prep emit-yaml` for loaders of the LLaVA-NeXT family.",
-        f"Image paths are relative to {tasks[0].folder}",
+        f"{convllava.FOLDER_LINE}{tasks[0].folder}",
         *(f"Left out: {reason}" for reason in reasons),
     ]
     return marked(training_yaml(entries, {}, {}, header))

@@ -245,7 +245,8 @@ def make_local(task: LocalTask) -> None:
     from prep.images.index import index_rows
     from prep.images.spool import Spool
 
-    store = task.store.open(task.output.stem, is_there=task.verify and task.output.is_file())
+    is_there = task.verify and task.output.is_file() and any(_is_stored(row) for row in index_rows(task.output))
+    store = task.store.open(task.output.stem, is_there=is_there)
     spool = Spool(task.output, task.fingerprint, store)
     if task.verify and fingerprint_in(task.output) == task.fingerprint:
         spool.replace()
@@ -260,6 +261,11 @@ def make_local(task: LocalTask) -> None:
     for found in task.found(spool.count):
         spool.add(_stored(store, task, found))
     finish_shard(spool, store, _MEMBERS)
+
+
+def _is_stored(row: IndexRow) -> bool:
+    """Whether an image is in the store, and not in a folder that was adopted."""
+    return row.path is not None and not row.path.startswith("/")
 
 
 def finish_shard(spool: Spool, store: Store, query: str) -> None:

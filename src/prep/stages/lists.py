@@ -27,6 +27,7 @@ from prep.schema import CONVERSATION, IMAGE_KEY, KEY, ROW, TURNS
 from prep.trainers import convllava
 from prep.trainers.lavida_o import parse_sampling
 
+STAGE = "emit"
 VERSION = 1  # raise when the same inputs give other bytes
 SEED = 42  # of random sampling, by NumPy's first generator, whose order never changes
 
@@ -81,24 +82,31 @@ def make_lists(folder: Path, tasks: Sequence[ListTask], force: bool, workers: in
     """Make lists; the manifest says first which of them are being made, so that what a killed run left is ours.
 
     Raises:
-        UsageError: a list is in the way that we did not write, or that was edited.
+        UsageError: a list is in the way that we did not write, or that was edited; or the folder is another's.
     """
     manifest = read_manifest(folder)
+    if (manifest.stage if manifest else STAGE) != STAGE or (manifest is None and not force and _holds(folder)):
+        raise UsageError(f"{folder}, where the lists would go, holds other things", "`-o FILE` writes elsewhere.")
     shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
     for task in tasks:
         shard = shards.get(task.output.name)
-        is_ours = shard is not None and (not shard.task or shard.is_in(folder))
+        is_whole = shard is not None and shard.is_in(folder) and hash_file(task.output) == shard.sha256
+        is_ours = shard is not None and (not shard.task or is_whole)
         if task.output.exists() and not is_ours and not force:
             raise UsageError(f"{task.output} is there, and is edited or not prep's", _INSTEAD)
     if not tasks:
         return
     shards |= {task.output.name: Shard(task.output.name, "", None, 0, "") for task in tasks}
-    write_manifest(folder, Manifest("emit", tuple(shards.values())))
+    write_manifest(folder, Manifest(STAGE, tuple(shards.values())))
     with bar("emit", sum(task.rows for task in tasks), "rows", len(tasks)) as advance:
         for shard in run_tasks(_make_list, tasks, workers=workers):
             shards[shard.name] = shard
             advance(shard.rows or 0, items=1)
-            write_manifest(folder, Manifest("emit", tuple(shards.values())))
+            write_manifest(folder, Manifest(STAGE, tuple(shards.values())))
+
+
+def _holds(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _make_list(task: ListTask) -> Shard:

@@ -10,16 +10,18 @@ import ast
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from sys import stdlib_module_names
 from typing import Any, NamedTuple
 
 from prep.config import nearest
-from prep.errors import DataError
+from prep.errors import DataError, UsageError
 
 IMAGE = "image"
 TURNS = "conversations"
 KIND = "conversation"  # of tables that this trainer can have
 PATHS = "PATHS"  # in a module that we write: dataset name -> (JSON list, image folder)
 DATASET = "DATASET"  # there: what --dataset has to be
+FOLDER_LINE = "Image paths are relative to "  # in a YAML that we write for the LLaVA-NeXT family
 DEFAULT_DATASET = "llava150k"  # of the trainer's option --dataset; none of the nine
 
 
@@ -165,8 +167,8 @@ def module_text(recipe: str, module: str, pairs: Mapping[str, tuple[str, str]], 
 
 
 def is_module_name(name: str) -> bool:
-    """Whether a Python file of this name, without its suffix, can be imported."""
-    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+    """Whether a Python file of this name, without its suffix, can be imported and hides no module of Python's own."""
+    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name) and name not in stdlib_module_names
 
 
 def read_module(path: Path) -> tuple[dict[str, tuple[str, str]], str | None]:
@@ -174,6 +176,7 @@ def read_module(path: Path) -> tuple[dict[str, tuple[str, str]], str | None]:
 
     Raises:
         DataError: it is no Python, or has no PATHS of plain texts.
+        UsageError: what the two are cannot be known without running it.
     """
     try:
         tree = ast.parse(path.read_bytes(), str(path))
@@ -183,26 +186,48 @@ def read_module(path: Path) -> tuple[dict[str, tuple[str, str]], str | None]:
         raise DataError(f"{path} is not good Python: {error}", "Write it anew: `prep emit`.") from error
     values: dict[str, Any] = {}
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in (PATHS, DATASET):
-                values[target.id] = _literal(node)
+        if not isinstance(node, ast.FunctionDef) or _names_in(node, ast.Global):
+            for name in _names_in(node, ast.Name):
+                values[name] = _literal(path, node, name)
     paths, dataset = values.get(PATHS), values.get(DATASET)
     if not isinstance(paths, dict) or not all(isinstance(name, str) and _is_pair(pair) for name, pair in paths.items()):
         raise DataError(
             f"{path} has no {PATHS} of dataset names, each with a JSON path and an image folder",
             "`prep emit` writes one; of a list of your own say `prep check FILE.json --image-folder DIR`.",
         )
-    return {name: (pair[0], pair[1]) for name, pair in paths.items()}, dataset if isinstance(dataset, str) else None
+    if not isinstance(dataset, str | None):
+        raise DataError(f"{path}: {DATASET} is no text", "Write the names in one text, with commas between them.")
+    return {name: (pair[0], pair[1]) for name, pair in paths.items()}, dataset
 
 
-def _literal(node: ast.stmt) -> Any:
-    """What is assigned, where it is written out; else None."""
+def _names_in(node: ast.stmt, kind: type[ast.Name | ast.Global]) -> set[str]:
+    """Which of the two that count a statement speaks of."""
+    found: set[str] = set()
+    for each in ast.walk(node):
+        if isinstance(each, kind):
+            found |= {each.id} if isinstance(each, ast.Name) else set(each.names)
+    return found & {PATHS, DATASET}
+
+
+def _literal(path: Path, node: ast.stmt, name: str) -> Any:
+    """What a statement sets `name` to, where it is an assignment of something written out.
+
+    Raises:
+        UsageError: it is none.
+    """
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     try:
-        return ast.literal_eval(node.value) if isinstance(node, ast.Assign) else None
+        if [ast.unparse(target) for target in targets] == [name] and isinstance(node, ast.Assign | ast.AnnAssign):
+            return ast.literal_eval(node.value or ast.Constant(None))
     except (ValueError, TypeError, RecursionError, MemoryError):
-        return None
+        pass
+    raise UsageError(
+        f"{path}:{node.lineno}: what {name} is cannot be known without running this, and a check runs nothing",
+        f"Write {name} out as `prep emit` does; or check each list: `prep check FILE.json --image-folder DIR`.",
+    )
 
 
 def _is_pair(value: object) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(path, str) for path in value)
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        return False
+    return all(isinstance(path, str) and "\0" not in path for path in value)

@@ -6,7 +6,7 @@ The list is streamed, however long; of what is found only counts and first examp
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -97,16 +97,29 @@ def check_list(
 
 def check_names(paths: Mapping[str, tuple[str, str]], option: str | None, notes: Notes) -> None:
     """Judge the dataset names of a module, and the text that the trainer's --dataset is to have."""
+    parts = [] if option is None else option.split(",")
     for name in paths:
-        if name not in NAMES:
+        if name not in chosen_names(option, paths):
+            notes.warning(
+                f"{PATHS} has {name!r}, which --dataset leaves out",
+                "nothing of it is trained on; its list was not looked at",
+                "Add the name to --dataset, if it should be.",
+            )
+        elif name not in NAMES and option is None:
             notes.error(
                 f"{PATHS} has {name!r}, which is no dataset name of the trainer{nearest_name(name)}",
                 "--dataset refuses it (`invalid dataset name`): the run stops at its start",
                 f"Write one of: {', '.join(NAMES)}.",
             )
-    parts = [] if option is None else option.split(",")
+    if not paths:
+        notes.error(f"{PATHS} is empty", "no dataset has paths: the run stops at its start", "Write it: `prep emit`.")
     for part in dict.fromkeys(parts):
         _check_name(part, paths, parts.count(part), notes)
+
+
+def chosen_names(option: str | None, paths: Iterable[str]) -> set[str]:
+    """Names that are trained on: those in the text of --dataset, spaces around them forgiven; all where it is None."""
+    return set(paths) if option is None else {part.strip() for part in option.split(",")}
 
 
 def _check_name(name: str, paths: Mapping[str, tuple[str, str]], times: int, notes: Notes) -> None:

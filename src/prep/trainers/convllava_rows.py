@@ -159,7 +159,9 @@ def _image_fault(row: Mapping[str, Any]) -> RowFault | None:
         return _EMPTY_IMAGE
     if image.startswith("/"):
         return _ABSOLUTE
-    return _OUTSIDE if ".." in PurePosixPath(image).parts else None
+    if ".." in PurePosixPath(image).parts:
+        return _OUTSIDE
+    return MISSING if image.endswith(("/", "/.")) else None
 
 
 def _start_fault(turns: object) -> RowFault | None:
