@@ -354,9 +354,9 @@ def test_the_workspaces_own_files_are_not_written_over(name: str, filtered: Work
     path, link = filtered.root / name, tmp_path / "link.yaml"
     link.symlink_to(path)
     for place in (path, link):
-        with pytest.raises(UsageError, match="is a file of the workspace's own"):
+        with pytest.raises(UsageError, match="belongs to the workspace itself"):
             emit_yaml(filtered, append=place)
-    with pytest.raises(UsageError, match="is a file of the workspace's own"):
+    with pytest.raises(UsageError, match="belongs to the workspace itself"):
         emit_yaml(filtered, output=path, force=True)
     assert snapshot(filtered.root) == before
 
