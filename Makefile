@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prep demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check src tests docs benchmarks

@@ -466,7 +466,7 @@ def test_tables_and_manifests_are_as_documented(six_lines: tuple[Path, str]) -> 
 
 
 # Facts of other sources, and of what is not wholly here.
-ELSEWHERE = ("repo", "revision", "folder", "documents_left_out", "slice", "adopted", "missing")
+ELSEWHERE = ("repo", "revision", "folder", "documents_left_out", "slice", "adopted", "missing", "scores")
 
 
 def _assert_manifests_are_documented(page: Path, root: Path) -> None:

@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"line", "demo", "add", "mixture", "preview", "heal", "layout"},
     {"stages"},
-    {"sources", "images", "readers", "datasets", "trainers", "publishers"},
+    {"sources", "images", "readers", "datasets", "scorers", "trainers", "publishers"},
     {"workspace", "yaml_edit"},
     {"config", "sql", "schema", "manifest"},
     {"engine", "yaml_file", "files", "progress", "web"},
@@ -53,10 +53,10 @@ def test_imports_go_down() -> None:
 
 def test_no_stage_calls_another_and_publishers_stand_alone() -> None:
     # What stages share: how shards are made, and what filter applies (emit-yaml writes the same numbers); the
-    # plan of a download, the work of images and what it frees, which are no stages.
+    # plan of a download, the work of images and what it frees, what scores there are, which are no stages.
     shared = {"prep.stages.shards", "prep.stages.filter.effective_rules", "prep.stages.plan", "prep.stages.emission"}
     shared |= {"prep.stages.image_tasks", "prep.stages.image_urls", "prep.stages.image_guard", "prep.stages.freeing"}
-    shared |= {"prep.stages.lists"}
+    shared |= {"prep.stages.lists", "prep.stages.scored", "prep.stages.score_tasks"}
     wrong = []
     for path in (ROOT / "stages").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -29,6 +29,7 @@ Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$", to_lower=Tr
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 GOOGLE_DRIVE = "https://drive.google.com"
+AestheticScorer = Literal["aesthetic-v1", "aesthetic-v2", "published"]
 
 
 def _drive_id(address: str, other: str) -> str:
@@ -373,11 +374,14 @@ class Rules(Model):
         aes_cutoff: keep rows whose aesthetic score is strictly greater.
         min_size: keep rows whose height and width in pixels are both at least this.
         where: a DuckDB predicate over the sample's columns; keep rows for which it is true.
+        scorer: whose aesthetic scores count: those of one scorer alone, or the publisher's alone. By default the
+            publisher's, and where it gives none computed ones, if both are of one scale.
     """
 
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
     where: str | None = Field(default=None, pattern=r"\S")
+    scorer: AestheticScorer | None = None
 
     def over(self, weaker: Rules) -> Rules:
         """These rules, and where one is left out, the one of `weaker`."""
@@ -412,6 +416,8 @@ class Table(Model):
         extra: more columns kept for `where`; not written for the trainer.
         drop: reason -> SQL predicate; rows for which it is true are dropped with that reason.
         captions: another table whose captions are taken in the place of its own.
+        scores: column of the publisher's scores -> their scale, `aesthetic-v1` or the like; one that is not named is
+            of a scale that nobody knows.
         filter: rules that always suit this table; recipes and the command line go over them.
     """
 
@@ -424,6 +430,7 @@ class Table(Model):
     extra: dict[str, str] = {}
     drop: dict[str, str] = {}
     captions: Captions | None = None
+    scores: dict[str, str] = {}
     filter: Rules = Rules()
 
     @model_validator(mode="after")
@@ -446,6 +453,9 @@ class Table(Model):
                 raise ValueError(
                     f"image has {column!r}, no column of images of {self.kind} samples{nearest(column, named)}"
                 )
+        for column in self.scores:
+            if column not in self.select:
+                raise ValueError(f"scores has {column!r}, which select does not fill{nearest(column, self.select)}")
         if self.captions is not None and kind.column(CAPTION) is None:
             raise ValueError(f"{self.kind} samples have no captions that others could replace")
         if isinstance(self.images_from, dict) and self.records.function is not None:
@@ -536,6 +546,7 @@ class Entry(Model):
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
     where: str | None = None
+    scorer: AestheticScorer | None = None
 
     @property
     def label(self) -> str:
@@ -545,7 +556,7 @@ class Entry(Model):
     @property
     def rules(self) -> Rules:
         """The entry's own filter rules."""
-        return Rules(aes_cutoff=self.aes_cutoff, min_size=self.min_size, where=self.where)
+        return Rules(aes_cutoff=self.aes_cutoff, min_size=self.min_size, where=self.where, scorer=self.scorer)
 
 
 class Recipe(Model):

@@ -13,6 +13,7 @@ from prep.stages.filter import filter_table
 from prep.stages.images import ImageOptions, images
 from prep.stages.normalize import normalize
 from prep.stages.plan import remembered_slice
+from prep.stages.score import score_status
 from prep.stages.shards import Outcome, State
 from prep.workspace import Workspace
 
@@ -77,7 +78,8 @@ def status(workspace: Workspace) -> list[Outcome]:
     shown = [dataset for dataset in workspace.datasets if workspace.needs_images(dataset)]
     outcomes += [images(workspace, dataset, dry_run=True) for dataset in shown]
     outcomes += [normalize(workspace, table, dry_run=True) for table in workspace.normalized_names]
-    outcomes += [filter_table(workspace, table, dry_run=True) for table in workspace.table_names]
+    for table in workspace.table_names:
+        outcomes += [*score_status(workspace, table), filter_table(workspace, table, dry_run=True)]
     return outcomes
 
 

@@ -67,6 +67,7 @@ class Kind:
         image_path: the column of its one image, or of the one that training makes; None where all are in lists.
         place: a column that names the folder of its images, where the trainer joins one to every path.
         may_lack_images: rows without images are good rows: text alone.
+        prompt: the column of the text that the image is of, where one says it all.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Kind:
     image_path: str | None = IMAGE_PATH
     place: str | None = None
     may_lack_images: bool = False
+    prompt: str | None = None
 
     def column(self, name: str) -> Column | None:
         """The column called `name`, or None."""
@@ -111,12 +113,13 @@ _EDIT = (_images("input_paths"), _image("output_paths"), *_text("instruction"))
 _OPTIONAL_IMAGE = Column("image", TEXT, images="one")
 _OPTIONAL_IMAGES = Column("image", TEXTS, images="list")
 
-TEXT_TO_IMAGE = Kind("text-to-image", "an image and its caption", (_image(), *_text(CAPTION), *_FACTS))
+TEXT_TO_IMAGE = Kind("text-to-image", "an image and its caption", (_image(), *_text(CAPTION), *_FACTS), prompt=CAPTION)
 TEXT_TO_IMAGE_HASH = Kind(
     "text-to-image-hash",
     "a caption, and an image by its key in the authors' private store",
     (Column("strImagehash", TEXT, required=True), *_text("longLLA_captions"), *_FACTS),
     image_path=None,
+    prompt="longLLA_captions",
 )
 TEXT_TO_IMAGE_PLAN = Kind(
     "text-to-image-plan",
@@ -128,11 +131,13 @@ TEXT_TO_IMAGE_PLAN = Kind(
         Column("negatives", TEXT, images="joined"),
         Column("negative_reasons"),
     ),
+    prompt=CAPTION,
 )
 TEXT_TO_IMAGE_LAYOUT = Kind(
     "text-to-image-layout",
     "an image with a caption of three lengths and how it was cropped",
     (_image(), *_text(CAPTION, "cap_short", "cap_detail"), Column("crop_parms", ANY, required=True), *_FACTS),
+    prompt=CAPTION,
 )
 CONVERSATION = Kind(
     "conversation",
@@ -165,19 +170,28 @@ EDIT_PROMPT = Kind(
     "an edit in ShareGPT-4o-Image's columns: images, a request, the image it leads to",
     (_images("input_image"), _image("output_image"), *_text("input_prompt")),
     image_path="output_image",
+    prompt="input_prompt",
 )
-EDIT = Kind("edit", "an edit: images, an instruction, the image it leads to", (*_EDIT, _HPS), image_path="output_paths")
+EDIT = Kind(
+    "edit",
+    "an edit: images, an instruction, the image it leads to",
+    (*_EDIT, _HPS),
+    image_path="output_paths",
+    prompt="instruction",
+)
 EDIT_PLAN = Kind(
     "edit-plan",
     "an edit with a plan of where things stand",
     (*_EDIT, *_text(GROUNDING_TEXT), Column("edit_type"), _HPS),
     image_path="output_paths",
+    prompt="instruction",
 )
 EDIT_LOCAL = Kind(
     "edit-local",
     "an edit in PicaBanana's columns",
     (_images("local_input_image"), _image("local_output_image"), *_text("text"), _HPS),
     image_path="local_output_image",
+    prompt="text",
 )
 METAQUERY = Kind(
     "metaquery",
@@ -185,6 +199,7 @@ METAQUERY = Kind(
     (_images("source_images_paths"), _image("tgt_path"), Column("dir_name"), *_text("prompt")),
     image_path="tgt_path",
     place="dir_name",
+    prompt="prompt",
 )
 UNIWORLD = Kind(
     "uniworld",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from prep.errors import DataError, UsageError, WorkspaceError
 from prep.heal.heal import heal, tree_pairs, undo_all
 from prep.heal.inventory import unescape
 from prep.heal.journal import locked, undo
+from prep.heal.repairs import Surgeon
 from prep.heal.report import CAUSES, HealReport
 from prep.heal.rows import Pair, to_ascii
 from worlds import prep, snapshot
@@ -181,7 +183,7 @@ def test_apply_then_again_then_undo(tmp_path: Path) -> None:
     assert (data / "gqa/images/1.jpg").samefile(data / "gqa/images/images/1.jpg")
     assert [each["row"] for each in lost(given)] == [12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 25, 26, 28]
     assert [each["reason"] for each in lost(given)][-4:] == ["unsafe_path", "no_path", "bad_path", "bad_json"]
-    assert lost(given)[0]["record"] == rows[12] and lost(given)[-1]["record"] is None
+    assert lost(given)[0]["record"] == rows[12] and lost(given)[-1]["record"] == ["no object"]
     good = [*rows[:12], rows[22], rows[23], {k: v for k, v in rows[24].items() if k != "image"}, rows[27]]
     assert kept(given) == good
     healed = tree_of(tmp_path)
@@ -203,9 +205,9 @@ def test_move_leaves_what_other_rows_name(tmp_path: Path) -> None:
         picture(given.images / "images/images" / name)
     before = tree_of(tmp_path)
     report = heal([given], apply=True, move=True)
-    assert report.repairs == {"link": 1, "move": 1}
+    assert report.repairs == {"move": 1} and causes(report) == {"claimed": 1, "folder": 1}
     names = sorted(path for path, value in tree_of(given.images).items() if value != "folder")
-    assert names == ["images/1.jpg", "images/2.jpg", "images/images/2.jpg"]
+    assert names == ["images/1.jpg", "images/images/2.jpg"]
     undo(given.images)
     assert tree_of(tmp_path) == before
 
@@ -229,6 +231,13 @@ def state_of(folder: Path, image: str, *files: str, also: Sequence[str] = ()) ->
         ("a/B.jpg", ["a/b.jpg", "a/b.JPG"], [], "ambiguous None"),
         ("a/B.jpg", ["a/b.jpg"], ["a/b.jpg"], "claimed None"),
         ("a/B.jpg", ["a/b.jpg"], ["a/b.JPG"], "ambiguous None"),  # one file for two rows
+        # A file that a row names is that row's, however another one's name differs.
+        ("set/images/1.jpg", ["set/1.jpg"], ["set/1.jpg"], "claimed None"),
+        ("set/1.jpg", ["set/1.png"], ["set/1.png"], "claimed None"),
+        ("set/a+b.jpg", ["set/a b.jpg"], ["set/a b.jpg"], "claimed None"),
+        ("images/gqa/1.jpg", ["gqa/images/1.jpg"], ["gqa/1.jpg"], "missing None"),
+        # Two rows may mean gqa/1.jpg, though for one of them there is another file too.
+        ("gqa/images/1.jpg", ["gqa/1.jpg", "images/images/gqa/1.jpg"], ["images/gqa/1.jpg"], "ambiguous None"),
         ("A/b.jpg", ["a/b.jpg"], [], "case link"),
         ("vg/VG_100K/2.jpg", ["vg/VG_100K_2/2.jpg"], [], "missing None"),
         ("train2017/000000000009.jpg", ["train2017/COCO_train2014_000000000009.jpg"], [], "missing None"),
@@ -238,15 +247,44 @@ def state_of(folder: Path, image: str, *files: str, also: Sequence[str] = ()) ->
         ("ocr/0761183272.jpg", ["ocr/761183272.jpg"], ["ocr/143771777.jpg"], "padding_unclear None"),
         ("ocr/761183272.jpg", ["ocr/0761183272.jpg", "ocr/143771777.jpg"], [], "padding_unclear None"),
         ("ocr/012345678X.jpg", ["ocr/12345678X.jpg"], [], "missing None"),
+        # Zeros behind a point or a letter are no padding.
+        ("s/t_0.5.jpg", ["s/t_0.05.jpg"], ["s/t_0.25.jpg"], "missing None"),
+        ("s/1e5.jpg", ["s/1e05.jpg"], [], "missing None"),
+        ("s/abc0.jpg", ["s/abc00.jpg"], [], "missing None"),
+        ("s/sa_7.jpg", ["s/sa_007.jpg"], [], "padding link"),
+        ("s/x-07.jpg", ["s/x-7.jpg"], [], "padding link"),
+        ("s/no 7.jpg", ["s/no 07.jpg"], [], "padding link"),
+        ("s/a\n_07.jpg", ["s/a\n_7.jpg"], ["s/a\n_123.jpg"], "padding_unclear None"),
         ("a/123", ["a/123.jpeg"], [], "no_extension None"),
         ("./a//b.jpg", ["a/b.jpg"], [], "found"),
         ("a/b.jpg/", ["a/b.jpg"], [], "not_a_file None"),
+        ("a/b.jpg/.", ["a/b.jpg"], [], "not_a_file None"),
         ("a/e\u0301.jpg", ["a/\u00e9.jpg"], [], "escaped link"),
-        ("a/b.jpg", ["b.jpg", "x/a/b.jpg"], [], "ambiguous None"),
-        ("a/b.jpg", ["x/y/a/b.jpg"], [], "missing None"),
-        ("vg/VG_100K/2.jpg", ["VG_100K/2.jpg"], [], "folder link"),
-        ("gqa/images/2.jpg", ["images/2.jpg"], [], "ambiguous None"),  # of which collection?
-        ("gqa/2.jpg", ["2.jpg"], [], "ambiguous None"),
+        ("a/\u212b.jpg", ["a/\u00c5.jpg"], [], "escaped link"),  # a letter that Unicode has twice
+        ("a/\u212a.jpg", ["a/K.jpg"], [], "escaped link"),
+        # Folders: only a repetition and wrappers may be too many or too few.
+        ("a/b.jpg", ["a/images/b.jpg", "a/a/b.jpg"], [], "ambiguous None"),
+        ("a/b.jpg", ["data/images/a/b.jpg"], [], "missing None"),
+        ("coco/train2017/1.jpg", ["coco/train2017/train2017/1.jpg"], [], "folder link"),
+        ("web-celebrity/1.jpg", ["Web_Celebrity/web-celebrity/1.jpg"], [], "folder link"),
+        ("vg/vg/1.jpg", ["vg/1.jpg"], [], "folder link"),
+        ("gqa/1.jpg", ["gqa/Imgs/1.jpg"], [], "folder link"),
+        ("a/1.jpg", ["a/train-val-images/1.jpg"], [], "folder link"),
+        ("images/a/1.jpg", ["a/1.jpg"], [], "folder link"),
+        ("wikiart/images/a.jpg", ["wikiart/images/thumbs/a.jpg"], [], "missing None"),
+        ("ade/images/a.jpg", ["ade/images/masks/a.png"], [], "missing None"),
+        ("s/1.jpg", ["s/.Trash/1.jpg"], [], "missing None"),
+        ("s/.old/1.jpg", ["s/.old/.old/1.jpg"], [], "missing None"),
+        ("1.jpg", ["val/1.jpg"], [], "missing None"),
+        ("vg/VG_100K/51.jpg", ["vg/VG_100K/VG_100K_2/51.jpg"], [], "missing None"),
+        ("clips/v1-1/1.jpg", ["clips/v1-1/v11/1.jpg"], [], "missing None"),
+        ("clips/v1/0001.jpg", ["clips/0001.jpg"], [], "missing None"),
+        ("images/vg/1.jpg", ["images/1.jpg"], [], "missing None"),
+        ("vg/imgs/1.jpg", ["imgs/1.jpg"], [], "missing None"),
+        ("a/train2017/1.jpg", ["train2017/1.jpg"], [], "missing None"),
+        ("gqa/2.jpg", ["2.jpg"], [], "missing None"),
+        ("images/2.jpg", ["2.jpg"], [], "ambiguous None"),  # of which collection?
+        ("imgs/imgs/2.jpg", ["imgs/2.jpg"], [], "ambiguous None"),
         ("C:\\a.jpg", [], [], "unsafe_path None"),
         ("a\0b.jpg", [], [], "unsafe_path None"),
         ("a/" + "b" * 300 + ".jpg", [], [], "missing None"),
@@ -258,8 +296,8 @@ def test_candidates(image: str, files: list[str], also: list[str], expected: str
 
 def test_two_names_of_one_file_are_one_candidate(tmp_path: Path) -> None:
     first = picture(tmp_path / "data/a/b.jpg")
-    (tmp_path / "data/x/a").mkdir(parents=True)
-    os.link(first, tmp_path / "data/x/a/B.jpg")
+    (tmp_path / "data/images/a").mkdir(parents=True)
+    os.link(first, tmp_path / "data/images/a/B.jpg")
     assert state_of(tmp_path, "a/B.jpg") == "case link"
 
 
@@ -268,6 +306,21 @@ def test_a_candidate_that_is_no_image_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "data/images/images/1.jpg").write_bytes(b"")
     [example] = heal([pair(tmp_path, [row("images/1.jpg")])]).examples
     assert (example.cause, example.detail) == ("missing", "images/images/1.jpg (empty)")
+
+
+@pytest.mark.parametrize("broken", [b"", b"\xff\xd8\xffcut off", b"no image"])
+def test_a_broken_candidate_does_not_make_another_the_only_one(broken: bytes, tmp_path: Path) -> None:
+    picture(tmp_path / "data/s/A.png", "PNG")
+    (tmp_path / "data/s/a.JPG").write_bytes(broken)
+    assert state_of(tmp_path, "s/a.jpg") == "ambiguous None"
+
+
+def test_a_link_made_by_one_run_is_not_taken_by_the_next(tmp_path: Path) -> None:
+    given = pair(tmp_path, [row("gqa/1.jpg"), row("data/gqa/1.jpg"), row("data/images/gqa/1.jpg")])
+    picture(given.images / "gqa/images/1.jpg")
+    results = [heal([given], apply=True).lists[0].total() for _ in range(3)]
+    assert [(each.found, each.repaired, each.lost) for each in results] == [(0, 1, 2), (1, 0, 2), (1, 0, 2)]
+    assert results[1].causes == {"claimed": 1, "missing": 1}
 
 
 def test_names_with_line_ends_and_foreign_letters(tmp_path: Path) -> None:
@@ -311,7 +364,9 @@ def test_what_links_lead_out_to_is_read_and_never_changed(tmp_path: Path) -> Non
         picture(elsewhere / name)
     picture(elsewhere / "gif.jpg", "GIF", "P")
     (elsewhere / "up").symlink_to("..")
-    rows = [row(f"set/{name}") for name in ("good.jpg", "deep.jpg", "gif.jpg", "Good.JPG")] + [row("GOOD.jpg")]
+    rows = [row(f"set/{name}") for name in ("good.jpg", "deep.jpg", "gif.jpg", "Good.JPG")] + [
+        row("set/images/gif.jpg")
+    ]
     given = pair(tmp_path, [*rows, row("one.jpg")])
     (given.images / "set").symlink_to(elsewhere)
     (given.images / "one.jpg").symlink_to(elsewhere / "good.jpg")
@@ -362,6 +417,9 @@ def test_lines_become_a_list(tmp_path: Path) -> None:
     assert causes(report) == {"bad_json": 1, "missing": 1}
 
 
+GOOD = '[{"image": "\u00e9.jpg", "conversations": []}]'
+
+
 def test_no_rows(tmp_path: Path) -> None:
     given = pair(tmp_path, [])
     report = heal([given], apply=True)
@@ -374,6 +432,7 @@ def test_huge_rows(tmp_path: Path) -> None:
     picture(given.images / "a.jpg")
     heal([given], apply=True)
     assert len(kept(given)) == 1 and [each["reason"] for each in lost(given)] == ["bad_json"]
+    assert lost(given)[0]["record"] == row("a.jpg", "x" * (17 << 20))
 
 
 @pytest.mark.parametrize(
@@ -382,16 +441,71 @@ def test_huge_rows(tmp_path: Path) -> None:
         ('[{"a": 1}]', "no list of LLaVA's format"),
         ('{"761183272": {"imageURL": "x"}}', "no list of LLaVA's format"),
         ("", "no list of LLaVA's format"),
+        (" \n\t\r\n", "no list of LLaVA's format"),
+        ("\ufeff\n", "no list of LLaVA's format"),
+        ('[["a"]]', "no list of LLaVA's format"),
         ('[{"image": "a.jpg"}', "not whole"),
         ("PK\x03\x04", "no list of LLaVA's format"),
     ],
 )
 def test_what_is_no_such_list_is_refused(text: str, message: str, tmp_path: Path) -> None:
     given = pair(tmp_path, [])
-    given.json.write_text(text)
+    given.json.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         heal([given], apply=True)
     assert not given.healed.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "next_step"),
+    [
+        (GOOD.encode("utf-16"), "It is UTF-16. Write it anew: iconv -f UTF-16 -t UTF-8 LIST > NEW.json"),
+        (GOOD.encode("utf-16-le"), "It is UTF-16LE. Write it anew: iconv -f UTF-16LE -t UTF-8 LIST > NEW.json"),
+        (GOOD.encode("utf-16-be"), "It is UTF-16BE. Write it anew: iconv -f UTF-16BE -t UTF-8 LIST > NEW.json"),
+        (GOOD.encode("utf-32"), "It is UTF-32. Write it anew: iconv -f UTF-32 -t UTF-8 LIST > NEW.json"),
+        (
+            GOOD.encode("latin-1"),
+            "It is not UTF-8; Latin-1 perhaps. Write it anew: iconv -f LATIN1 -t UTF-8 LIST > NEW.json",
+        ),
+        (gzip.compress(GOOD.encode()), "It is packed with gzip: unpack it first."),
+        (
+            f'{{"info": {{"a": [1]}}, "da ta": {GOOD}}}'.encode(),
+            "It is one object with a list under 'da ta': write that list to a file of its own.",
+        ),
+    ],
+)
+def test_what_is_no_such_list_is_named(content: bytes, next_step: str, tmp_path: Path) -> None:
+    given = pair(tmp_path, [])
+    given.json.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        heal([given])
+    assert caught.value.next_step.replace(str(given.json), "LIST") == next_step
+
+
+def test_of_a_key_that_stands_twice_the_last_counts(tmp_path: Path) -> None:
+    given = pair(tmp_path, [])
+    picture(given.images / "a.jpg")
+    gone, there = '{"image": "a.jpg", "image": "gone.jpg"}', '{"image": "gone.jpg", "id": "\\u00e9", "image": "a.jpg"}'
+    given.json.write_text(f"[{gone}, {there}]")
+    heal([given], apply=True)
+    assert given.healed.read_text() == f"[\n{there}\n]\n"
+    assert [(each["row"], each["reason"]) for each in lost(given)] == [(0, "missing")]
+
+
+def test_rows_that_cannot_be_read_are_kept_aside_as_they_are(tmp_path: Path) -> None:
+    given = pair(tmp_path, [])
+    picture(given.images / "a.jpg")
+    good = '{"image": "a.jpg", "x": "\u00e9]\\"},{"}'
+    bad = ['{"image":  "a.jpg", "x": "\\ud800 \u00e9", "y": [1,\n {}]}', "[1, 2]", '"a, b"', "7", "{x}"]
+    given.json.write_text(f" [{bad[0]},{good} ,{bad[1]}\n, {bad[2]},{bad[3]},{good},{bad[4]}]", encoding="utf-8")
+    heal([given], apply=True)
+    texts = [line.partition('"record": ')[2] for line in given.missing.read_text().splitlines()]
+    assert texts == [bad[0].replace("\u00e9", "\\u00e9").replace("\n", " ") + "}", "[1, 2]}", '"a, b"}', "7}", "null}"]
+    given.json.write_text(f"{good}\n{bad[0]}\n{{broken\n[1, 2]\n{good}\n{bad[0]}", encoding="utf-8")
+    given.healed.unlink()
+    heal([given], apply=True)
+    records = [each["record"] for each in lost(given)]
+    assert records == [json.loads(bad[0]), None, json.loads(bad[0])]  # {broken and [1, 2] are one
 
 
 def test_several_lists_over_nested_folders(tmp_path: Path) -> None:
@@ -418,6 +532,52 @@ def test_a_list_of_someone_else_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"list\.healed\.json is there"):
         heal([given], apply=True)
     assert given.healed.read_text() == "mine" and not (given.images / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("name", ["list.healed.json", "list.missing.jsonl"])
+def test_a_list_that_was_edited_is_not_written_over(name: str, tmp_path: Path) -> None:
+    given = pair(tmp_path, [row("a.jpg"), row("b.jpg")])
+    picture(given.images / "A.jpg")
+    heal([given], apply=True)
+    (tmp_path / name).write_text("mine")
+    picture(given.images / "B.jpg")
+    with pytest.raises(UsageError, match=rf"{name} was changed since `prep heal` wrote it"):
+        heal([given], apply=True)
+    assert (tmp_path / name).read_text() == "mine" and not (given.images / "b.jpg").exists()
+
+
+def test_lists_of_ours_are_known_by_another_spelling(tmp_path: Path) -> None:
+    given = pair(tmp_path, [row("a.jpg")])
+    picture(given.images / "A.jpg")
+    (tmp_path / "link").symlink_to(".")
+    for above in ("data/..", "link", "."):
+        heal([Pair(tmp_path / above / "list.json", given.images)], apply=True)
+        assert heal([given], apply=True).journals == []
+    twice = [given, Pair(tmp_path / "link/list.json", given.images)]
+    with pytest.raises(UsageError, match="two lists would be written to one file"):
+        heal(twice, apply=True)
+
+
+def test_nothing_to_do_changes_nothing(tmp_path: Path) -> None:
+    given = pair(tmp_path, [row("a.jpg"), row("gone.jpg")])
+    picture(given.images / "A.jpg")
+    heal([given], apply=True)
+    before = [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (given.healed, given.missing)]
+    shown = prep(tmp_path, "heal", "--json", "list.json", "--images", "data", "--apply")
+    assert shown.stderr.splitlines()[-1] == "Nothing was to do; nothing was changed."
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in (given.healed, given.missing)] == before
+
+
+@pytest.mark.parametrize("above", ["data", "link", "link/../data"])
+def test_a_folder_may_be_relative_or_a_link(above: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = pair(tmp_path, [row("a.jpg")])
+    picture(given.images / "a.jpg", "GIF", "P")
+    (tmp_path / "link").symlink_to("data")
+    before = tree_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert heal([Pair(Path("list.json"), Path(above))], apply=True).repairs == {"encode": 1}
+    undo_all([Path(above)])
+    assert tree_of(tmp_path) == before
 
 
 def test_a_folder_a_step_off_is_named(tmp_path: Path) -> None:
@@ -513,6 +673,26 @@ def test_a_folder_that_is_read_only() -> None:
         assert tree_of(folder) == before
 
 
+def test_lists_that_cannot_be_written_are_told_before_anything_is_repaired() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        given = pair(folder, [row("a.jpg")])
+        picture(given.images / "A.jpg")
+        long = folder / f"{'n' * 245}.json"
+        shutil.copy(given.json, long)
+        before = tree_of(folder)
+        with pytest.raises(WorkspaceError, match="File name too long"):
+            heal([Pair(long, given.images)], apply=True)
+        shutil.rmtree(given.images / ".prep-heal")
+        given.images.chmod(0o777)
+        folder.chmod(0o555)
+        with nobody(), pytest.raises(WorkspaceError, match=r"list\.healed\.json: Permission denied"):
+            heal([given], apply=True)
+        folder.chmod(0o755)
+        assert tree_of(folder) == before
+
+
 # -- killed ------------------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -570,6 +750,25 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert tree_of(tmp_path) == before
 
 
+def test_what_was_planned_and_never_made_needs_no_undoing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = pair(tmp_path, [row("a.jpg"), row("b.jpg")])
+    for name in ("a.jpg", "b.gif"):
+        picture(given.images / name, "GIF", "P")
+    before = tree_of(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Surgeon, "_do", interrupt)
+        heal([given], apply=True)
+    [journal] = given.images.glob(".prep-heal/journal-*")
+    assert journal.read_text().count('"do": "encode"') == 2
+    [result] = undo_all([given.images])
+    assert (result.undone, result.left) == (0, [])
+    assert tree_of(tmp_path) == before
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 # -- the command -------------------------------------------------------------------------------------------------
 
 
@@ -620,6 +819,10 @@ def test_the_command(tmp_path: Path) -> None:
         (["--json", "list.json", "--images", "data", "--verify", "all"], "--verify all: must be decode"),
         (["--images", "data", "--undo"], "there is nothing to undo"),
         (["--images", "data", "--undo", "--apply"], "--undo goes alone"),
+        (["--json", "list.json", "--images", ""], "--images is empty"),
+        (["--json", "", "--images", "data"], "--json is empty"),
+        (["--root", ""], "--root is empty"),
+        (["--images", "", "--undo"], "--images is empty"),
     ],
 )
 def test_options_that_do_not_fit(options: list[str], message: str, tmp_path: Path) -> None:
@@ -642,6 +845,21 @@ def test_the_tree(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("{name: x, entries: []}")
     reports = [prep_heal(tmp_path), prep_heal(tmp_path, "--root", "data")]
     assert [[each["total"]["causes"] for each in report["lists"]] for report in reports] == [[{}, {"case": 1}]] * 2
+
+
+def test_two_trees_of_one_root(tmp_path: Path) -> None:
+    name = "llava/llava_v1_5_mix665k.json"
+    for folder in ("", "data"):
+        (tmp_path / folder / "llava").mkdir(parents=True)
+    (tmp_path / name).write_text("[]")
+    assert [each.json for each in tree_pairs(tmp_path)] == [tmp_path / name]
+    (tmp_path / "data" / name).write_text("[]")
+    with pytest.raises(UsageError, match="both hold lists of the tree") as caught:
+        tree_pairs(tmp_path)
+    assert f"--root {tmp_path / 'data'}" in caught.value.next_step
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").symlink_to(".")
+    assert [each.json for each in tree_pairs(tmp_path)] == [tmp_path / "data" / name]
 
 
 def prep_heal(folder: Path, *options: str) -> Any:

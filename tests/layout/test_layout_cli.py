@@ -29,6 +29,7 @@ def test_dry_run_then_moves_then_back(tree: Path) -> None:
         "links": {"allava/allava_vflan/images": "../../vflan"},
         "left": [],
         "archives": {},
+        "unpacked": {},
         "linked": None,
         "tree": None,
     }
@@ -45,7 +46,12 @@ def test_dry_run_then_moves_then_back(tree: Path) -> None:
         name: [str(tree / builder.json_path), str(tree / builder.image_folder)] for name, builder in NAMES.items()
     }
     assert "llava/llava_pretrain/images: missing" in done.stderr and "--undo" in done.stderr
-    assert prep_json(tree.parent, "layout", "convllava", "--root", "tree", "--undo") == {"moved_back": 1, "left": []}
+    assert f"rows that stop training: `prep heal --root {tree} --apply` writes lists without them." in done.stderr
+    assert prep_json(tree.parent, "layout", "convllava", "--root", "tree", "--undo") == {
+        "moved_back": 1,
+        "removed": 0,
+        "left": [],
+    }
     assert wrong.is_file() and [path.name for path in tree.iterdir()] == ["coco"]
 
 
@@ -55,6 +61,9 @@ def test_dry_run_then_moves_then_back(tree: Path) -> None:
         (["lavida-o"], "'lavida-o' has no tree"),
         (["convllava", "--link", "copy"], "--link copy: must be hard or soft"),
         (["convllava"], "not in a workspace"),
+        (["convllava", "--undo", "--extract"], "--undo goes alone"),
+        (["convllava", "--root", ""], "--root is empty"),
+        (["convllava", "--root", "/"], "holds more than a tree"),
         (["convllava", "--root", "nowhere"], "there is no folder"),
         (["convllava", "--root", "tree", "--undo"], "nothing was moved"),
     ],

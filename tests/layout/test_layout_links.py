@@ -195,7 +195,7 @@ def test_names_in_the_index_that_would_leave_and_images_that_are_gone(workspace:
 
 
 def test_adopted_images_stay_where_they_are(workspace: Workspace, tmp_path: Path) -> None:
-    mine = tmp_path / "mine/data/train2017"
+    mine = tmp_path / "mine/ConvLLaVA/train2017"
     mine.mkdir(parents=True)
     (mine / "real").write_text("picture")
     (mine / "000000000001.jpg").symlink_to("real")
@@ -214,13 +214,48 @@ def test_images_not_indexed_yet_are_named(workspace: Workspace) -> None:
     assert done.linked is not None and done.linked.unready == ["sa-1b"] and done.tree is not None
     brings = {folder.folder: folder.brings for folder in done.tree.folders}
     assert brings["sam/images"] == "prep download sa-1b && prep images sa-1b"
-    assert brings["gqa/images"] == "prep heal"  # indexed: no archive has the rest
+    assert brings["gqa/images"] == ""  # indexed: nothing brings the rest
+    notes = {folder.folder: folder.note for folder in done.tree.folders}
+    assert notes["gqa/images"] == "nothing: its archives have no more" and notes["sam/images"] == ""
     assert "wikiart/images" not in brings  # not of this recipe
     assert done.tree.holes == dict.fromkeys(["llava/llava_pretrain/images", "allava/allava_vflan/images"], "there")
     pairs = {pair.name: (pair.is_there, pair.is_wanted, pair.brings) for pair in done.tree.pairs}
     assert pairs["llava665k"] == (True, True, "")
     assert pairs["vflan"] == (False, True, "prep download vision-flan")
     assert pairs["allava_laion_instruct"] == (False, False, "")
+
+
+def test_what_brings_the_rest_of_adopted_folders_and_of_slices(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (workspace.root / "prep.yaml").write_text(yaml.safe_dump({"image_folders": {"gqa": str(tmp_path / "mine")}}))
+    workspace = Workspace(workspace.root)
+    workspace.lock("sa-1b", {"slice": {"parts": "0-2", "of": 51}})
+    tree = laid(workspace).tree
+    assert tree is not None
+    told = {folder.folder: (folder.brings, folder.note) for folder in tree.folders}
+    assert told["gqa/images"] == ("", "nothing: the adopted folder has no more")
+    assert told["sam/images"] == ("prep download sa-1b --all && prep images sa-1b", "")
+    assert told["coco/train2017"] == ("", "nothing: its archives have no more")
+
+
+def test_a_recipe_without_allavas_lists_wants_no_link(workspace: Workspace) -> None:
+    (workspace.root / "recipe.yaml").write_text(
+        "{name: small, trainer: convllava, entries: [{table: llava-mix665k, name: llava665k}]}"
+    )
+    done = laid(Workspace(workspace.root))
+    assert done.tree is not None and (done.found.links, done.tree.holes) == ({}, {})
+    assert not (workspace.root / "data/allava").exists()
+    assert [folder.brings for folder in done.tree.folders] == [""] * 6
+
+
+def test_another_disk_is_seen_before_anything_is_made(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prep.layout.links.disk_of", lambda folder: 1 if workspace.root in folder.parents else 2)
+    with pytest.raises(WorkspaceError, match="on another disk than the images"):
+        laid(workspace, tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()
+    assert counts(lay(workspace, tmp_path / "tree", how="soft"))["linked"] == 13
 
 
 def test_a_link_before_what_it_leads_to(workspace: Workspace) -> None:

@@ -103,6 +103,12 @@ def _complete_kinds(incomplete: str) -> list[str]:
     return [name for name in KINDS if name.startswith(incomplete)]
 
 
+def _complete_scorers(incomplete: str) -> list[str]:
+    from prep.scorers.scorer import SCORERS
+
+    return [name for name in SCORERS if name.startswith(incomplete)]
+
+
 Names = Annotated[
     list[str] | None,
     typer.Argument(help="Datasets or tables; all of the recipe by default.", autocompletion=_complete_names),
@@ -379,6 +385,68 @@ def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = Fals
     )
 
 
+@command("score")
+def score_(
+    names: Names = None,
+    scorer: Annotated[
+        str, typer.Option(help="Which scores; docs/scoring.md lists them.", autocompletion=_complete_scorers)
+    ] = "aesthetic-v2",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The model's files are here; nothing is fetched.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Run here; on every GPU by default, else on the CPU.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="fp32|bf16|fp16", help="Of the model; the device's best by default.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; found by itself on a GPU.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read and decode; one per core by default.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Score rows that have the publisher's score too.")] = False,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="CLIP ViT-L/14 embeddings (.npy) in place of images; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Without a table: where scores of --embeddings go."),
+    ] = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score images whose publisher gives no score.
+
+    The filter picks the scores up. What has a score is not scored again.
+
+    Needs the extra `score` (torch and transformers)."""
+    from prep.cli.score_options import (
+        TorchLoading,
+        embeddings_stage,
+        score_files,
+        score_stage,
+        scorer_called,
+    )
+    from prep.errors import UsageError
+
+    info = scorer_called(scorer)
+    if embeddings and not names:
+        score_files(info, weights, embeddings, output, dry_run=dry_run, as_json=as_json)
+        return
+    if output is not None:
+        raise UsageError("--output is for --embeddings without a table", "A table's scores go to scores/.")
+    workspace = _workspace()
+    tables = workspace.select_tables(names or [])
+    count = workspace.workers if workers is None else workers
+    loading = TorchLoading(info.name, weights, device, dtype, batch_size, count, workspace.config.s3_endpoint)
+    stage = score_stage(info, loading, is_named=bool(names), all_rows=all_)
+    if embeddings:
+        stage = embeddings_stage(info, weights, embeddings, tables)
+    _run_stage(workspace, stage, tables, as_json, force=force, dry_run=dry_run)
+
+
 @command("filter")
 def filter_(
     names: Names = None,
@@ -390,6 +458,10 @@ def filter_(
     ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Keep rows for which this DuckDB predicate is true.")
+    ] = None,
+    scorer: Annotated[
+        str | None,
+        typer.Option(metavar="aesthetic-v1|aesthetic-v2|published", help="Whose aesthetic scores alone count."),
     ] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Forget rules given on the command line before.")] = False,
     force: Force = False,
@@ -408,7 +480,7 @@ def filter_(
 
     workspace = _workspace()
     tables = workspace.select_tables(names or [])
-    given = _checked(Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where)
+    given = _checked(Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where, scorer=scorer)
     remembered = workspace.given_rules().with_rules(given, tables if names else [], reset=reset)
 
     def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
@@ -567,10 +639,15 @@ def check(
 def layout_(
     trainer: Annotated[str, typer.Argument(help="Whose tree: convllava.")],
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The tree's folder; by default data/ of the workspace.")
+        str | None, typer.Option(metavar="DIR", help="The tree's folder; by default data/ of the workspace.")
     ] = None,
     link: Annotated[str, typer.Option(metavar="hard|soft", help="How stored images get their places.")] = "hard",
-    undo: Annotated[bool, typer.Option("--undo", help="Move back all that was moved in the tree.")] = False,
+    extract: Annotated[
+        bool, typer.Option("--extract", help="Unpack the archives that lie in the tree; they stay.")
+    ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Move back all that was moved in the tree, remove what was unpacked.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the moves; write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -590,12 +667,16 @@ def layout_(
         raise UsageError(f"{trainer!r} has no tree", "`prep layout convllava` is the only one.")
     if link not in ("hard", "soft"):
         raise UsageError(f"--link {link}: must be hard or soft", "`prep layout convllava --link soft`.")
-    workspace, folder = tree_of(_Globals.folder, root)
+    if undo and extract:
+        raise UsageError("--undo goes alone", "`prep layout convllava --undo`.")
+    if root == "":
+        raise UsageError("--root is empty", "Name the tree's folder: --root DIR; `--root .` is this one.")
+    workspace, folder = tree_of(_Globals.folder, None if root is None else Path(root))
     with nullcontext() if workspace is None else workspace.exclusive(), show.bars(as_json):
         if undo:
             layout_report.undone(take_back(folder, dry_run=dry_run), dry_run, as_json)
         else:
-            done = lay_out(folder, workspace, how=link, dry_run=dry_run)  # type: ignore[arg-type]
+            done = lay_out(folder, workspace, how=link, extract=extract, dry_run=dry_run)  # type: ignore[arg-type]
             layout_report.layout(done, as_json)
 
 
@@ -629,17 +710,21 @@ def preview(
 @command("heal")
 def heal(
     json_: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--json", metavar="FILE", help="A list of LLaVA's format; may be repeated, each with its --images."
         ),
     ] = None,
     images: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="FOLDER", help="What the list's image paths are relative to; one may serve all lists."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="ConvLLaVA's tree: all lists of it; the workspace by default.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="ConvLLaVA's tree: all lists in FOLDER/data or else in FOLDER; the workspace by default.",
+        ),
     ] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Do the repairs, and write the lists without lost rows.")
@@ -661,7 +746,7 @@ def heal(
 
     Without --apply it only says what it would do.
     """
-    from prep.cli import show
+    from prep.cli import heal_report, show
     from prep.cli.heal_options import heal_pairs
     from prep.errors import UsageError
     from prep.heal.heal import heal, undo_all
@@ -673,9 +758,9 @@ def heal(
     pairs, folders = heal_pairs(json_ or [], images or [], root, lambda: _workspace().root, undo=undo)
     with show.bars(as_json):
         if undo:
-            show.undone(undo_all(folders), as_json)
+            heal_report.undone(undo_all(folders), as_json)
         else:
-            show.healing(heal(pairs, apply=apply, move=move, decode=verify is not None), as_json)
+            heal_report.healing(heal(pairs, apply=apply, move=move, decode=verify is not None), as_json)
 
 
 # -- the whole line ------------------------------------------------------------------------------------------

@@ -11,33 +11,38 @@ from prep.heal.rows import Pair
 
 
 def heal_pairs(
-    lists: Sequence[Path], images: Sequence[Path], root: Path | None, workspace: Callable[[], Path], *, undo: bool
+    json: Sequence[str], images: Sequence[str], root: str | None, workspace: Callable[[], Path], *, undo: bool
 ) -> tuple[list[Pair], list[Path]]:
     """The lists, each with its folder, and the folders.
 
     Args:
+        json, images, root: as they were typed; of a path that is empty `Path` would make the current folder.
         workspace: finds the workspace's root, which is taken where no option says anything.
         undo: folders alone will do.
 
     Raises:
         UsageError: the options do not fit together.
     """
-    if root is not None and (lists or images):
+    for option, values in (("--json", json), ("--images", images), ("--root", [] if root is None else [root])):
+        if "" in values:
+            raise UsageError(f"{option} is empty", "Give a path; the current folder is a point.")
+    if root is not None and (json or images):
         raise UsageError("--root names every list of a tree, so --json and --images go without it", "Give one of them.")
+    folders = [Path(folder) for folder in images]
     if undo and images:
-        return [], list(images)
-    if not lists and not images:
-        pairs = tree_pairs(root if root is not None else _root(workspace))
+        return [], folders
+    if not json and not images:
+        pairs = tree_pairs(Path(root) if root is not None else _root(workspace))
         return pairs, [pair.images for pair in pairs]
-    if not lists or not images:
+    if not json or not images:
         raise UsageError("--json and --images go together", "`prep heal --json FILE --images FOLDER`.")
-    if len(images) not in (1, len(lists)):
+    if len(images) not in (1, len(json)):
         raise UsageError(
-            f"{len(lists)} times --json and {len(images)} times --images",
+            f"{len(json)} times --json and {len(images)} times --images",
             "Give one folder for all lists, or one for each, in the same order.",
         )
-    folders = list(images) * len(lists) if len(images) == 1 else list(images)
-    return [Pair(file, folder) for file, folder in zip(lists, folders, strict=True)], folders
+    folders = folders * len(json) if len(folders) == 1 else folders
+    return [Pair(Path(file), folder) for file, folder in zip(json, folders, strict=True)], folders
 
 
 def _root(workspace: Callable[[], Path]) -> Path:

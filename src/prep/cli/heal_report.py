@@ -1,14 +1,18 @@
-"""How a report of `prep heal` looks in a terminal."""
+"""What `prep heal` prints: what it found and did, or took back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prep.cli import document
+from prep.cli.show import talk
+from prep.heal.journal import Undone
 from prep.heal.report import Collection, Example, HealReport, ListReport
 
 _DONE = {
@@ -16,6 +20,32 @@ _DONE = {
     "move": ("are moved", "were moved"),
     "encode": ("are encoded as JPEG", "were encoded as JPEG"),
 }
+
+
+def healing(report: HealReport, as_json: bool) -> None:
+    """What heal found and did, and what to type next."""
+    if as_json:
+        document.put(report.as_json())
+        return
+    Console(markup=False, emoji=False).print(render(report))
+    if report.journals:
+        folders = " ".join(f"--images {shlex.quote(folder)}" for folder in report.healed_folders)
+        talk(f"To take it back: prep heal {folders} --undo")
+    elif report.applied:
+        talk("Nothing was to do; nothing was changed.")
+    elif report.repairs or report.lost:
+        talk("Nothing was changed. The same command with --apply does it.")
+
+
+def undone(results: Sequence[Undone], as_json: bool) -> None:
+    """What heal took back."""
+    if as_json:
+        document.put([result.as_json() for result in results])
+        return
+    for result in results:
+        print(f"{result.images}: {result.undone:,} changes taken back")
+        for path, reason in result.left:
+            print(f"  stays: {path}: {reason}")
 
 
 def render(report: HealReport) -> RenderableType:

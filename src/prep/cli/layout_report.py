@@ -24,6 +24,15 @@ _STATES = {
     "unsafe": "whose names would leave the folder",
     "not ok": "that could not be had (their status is in the index)",
 }
+_MEMBERS = {
+    "unpacked": "unpacked",
+    "there": "there already",
+    "in the way": "with something else in their place",
+    "unsafe": "whose names would leave the folder",
+    "damaged": "damaged",
+    "too_large": "too large",
+    "lost": "stretches that cannot be read",
+}
 
 
 def layout(layout: Layout, as_json: bool) -> None:
@@ -32,18 +41,28 @@ def layout(layout: Layout, as_json: bool) -> None:
         document.put(layout.as_json())
         return
     console = Console(markup=False, emoji=False, width=WIDTH)  # paths are there to be copied
-    lines = [*_moves(layout), *([] if layout.linked is None else _linked(layout.linked, layout.tree is None))]
+    lines = [
+        *_moves(layout),
+        *_unpacked(layout),
+        *([] if layout.linked is None else _linked(layout.linked, layout.tree is None)),
+    ]
     console.print("\n".join(lines or [f"{layout.root}: nothing to move"]), highlight=False)
     _some("Left as it is:", [printable(line) for line in layout.found.left])
     if layout.tree is None:
-        _some("To be unpacked:", [archive.command for archive in layout.archives])
+        _some("To be unpacked, or with --extract:", [archive.command for archive in layout.archives])
         talk("Next: the same command without --dry-run")
         return
     console.print(_folders(layout.tree))
     _holes(layout.tree)
     console.print(_pairs(layout.tree))
-    if layout.found.moves:
-        talk(f"`prep layout convllava --root {layout.root} --undo` moves all back.")
+    healing = f"`prep heal --root {layout.root} --apply`"
+    if layout.linked is not None:
+        healing += f" or `prep emit --root {layout.root}`"
+    talk(f"A publisher's list may have rows that stop training: {healing} writes lists without them.")
+    if layout.found.moves or layout.unpacked:
+        talk(f"`prep layout convllava --root {layout.root} --undo` takes all of it back.")
+    if len(layout.archives) > len(layout.unpacked):
+        talk("The same command with --extract unpacks the archives that lie in the tree.")
     if any(folder.brings for folder in layout.tree.folders) or any(pair.brings for pair in layout.tree.pairs):
         where = " (in a workspace, such as `prep init convllava-s3` makes)" if layout.linked is None else ""
         talk(f"Next: the commands above{where}, then this one again")
@@ -58,6 +77,14 @@ def _moves(layout: Layout) -> list[str]:
         lines.append(printable(f"{verb} {move.source} -> {move.target} ({files}{some})"))
     verb = "would link" if layout.tree is None else "linked"
     return lines + [f"{verb} {path} -> {to}" for path, to in layout.found.links.items()]
+
+
+def _unpacked(layout: Layout) -> list[str]:
+    lines = []
+    for path, counts in layout.unpacked.items():
+        words = [f"{count:,} {_MEMBERS[state]}" for state, count in sorted(counts.items()) if count]
+        lines.append(printable(f"{path}: {', '.join(words) or 'no pictures'}"))
+    return lines
 
 
 def _linked(linked: Linked, is_planned: bool) -> list[str]:
@@ -85,7 +112,7 @@ def _folders(tree: Tree) -> Table:
         table.add_column(column, justify="right" if column in ("expected", "found", "missing") else "left")
     for folder in tree.folders:
         numbers = ["?" if count is None else f"{count:,}" for count in (folder.expected, folder.found, folder.missing)]
-        table.add_row(folder.folder, *numbers, folder.brings)
+        table.add_row(folder.folder, *numbers, folder.brings or folder.note)
     return table
 
 
@@ -116,5 +143,11 @@ def undone(undone: Undone, dry_run: bool, as_json: bool) -> None:
     if as_json:
         document.put(undone.as_json())
         return
-    print(f"{undone.moved:,} files and folders {'would be' if dry_run else 'are'} back where they were")
-    _some("Something else stands where these were:", [printable(path) for path in undone.left])
+    verb = "would be" if dry_run else "are"
+    print(f"{undone.moved:,} files and folders {verb} back where they were")
+    if undone.removed:
+        print(f"{undone.removed:,} unpacked files {verb} gone")
+    _some(
+        "Left, since something else stands where they were, or they have changed since:",
+        [printable(path) for path in undone.left],
+    )

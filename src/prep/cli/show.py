@@ -21,8 +21,6 @@ from prep.schema import AESTHETIC_SCORE, HEIGHT
 if TYPE_CHECKING:
     from prep.add import Added
     from prep.config import Catalogue, Dataset, Recipe
-    from prep.heal.journal import Undone
-    from prep.heal.report import HealReport
     from prep.manifest import Manifest
     from prep.mixture import Ingredient
     from prep.preview import Shown
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from prep.stages.check_lists import ListsReport
     from prep.stages.emission import Emission
     from prep.stages.emit_s3_reader import EmittedReader
+    from prep.stages.score_embeddings import FileScores
     from prep.stages.shards import Outcome
     from prep.workspace import Workspace
 
@@ -242,6 +241,9 @@ def _result(stage: str, manifest: Any) -> str:
     if stage == "images":
         failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
         return f"{manifest.counts.get('ok', 0):,} images" + (f"; missing: {_counts(failed)}" if failed else "")
+    if stage == "score":
+        failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
+        return f"{manifest.counts.get('ok', 0):,} scored" + (f"; not: {_counts(failed)}" if failed else "")
     if stage == "filter":
         kept, reasons = _kept_and_dropped(manifest)
         dropped = sum(reasons.values())
@@ -271,6 +273,7 @@ _NEXT = {
     "download": "prep images",
     "images": "prep normalize",
     "normalize": "prep filter",
+    "score": "prep filter, which now judges by the scores",
 }
 
 
@@ -305,6 +308,15 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
         talk("Next: prep normalize")  # addresses are fetched for rows that pass the filter, given images not at all
     else:
         talk(f"Next: {_NEXT.get(stage) or emit_command(workspace)}")
+
+
+def file_scores(scores: FileScores) -> None:
+    """Scores of a file of embeddings, as a line."""
+    none = {status: count for status, count in scores.counts.items() if status != "ok"}
+    numbers = f"{scores.counts.get('ok', 0):,} scored" + (f"; not: {_counts(none)}" if none else "")
+    if scores.mean is not None:
+        numbers += f"; {scores.low:.3f} to {scores.high:.3f}, mean {scores.mean:.3f}"
+    print(f"{scores.output}: {numbers}", flush=True)
 
 
 def kept_table(outcomes: Iterable[Outcome]) -> None:
@@ -384,32 +396,6 @@ def _lists(emission: Emission, workspace: Workspace) -> None:
     else:
         path, folder = (shlex.quote(str(each)) for each in (emission.entries[0]["json_path"], emission.image_folder))
         talk(f"Next: prep check {path} --image-folder {folder}")
-
-
-def healing(report: HealReport, as_json: bool) -> None:
-    """What heal found and did, and what to type next."""
-    if as_json:
-        document.put(report.as_json())
-        return
-    from prep.cli.heal_report import render
-
-    _print(render(report))
-    if report.applied:
-        folders = " ".join(f"--images {shlex.quote(folder)}" for folder in report.healed_folders)
-        talk(f"To take it back: prep heal {folders} --undo")
-    elif report.repairs or report.lost:
-        talk("Nothing was changed. The same command with --apply does it.")
-
-
-def undone(results: Sequence[Undone], as_json: bool) -> None:
-    """What heal took back."""
-    if as_json:
-        document.put([result.as_json() for result in results])
-        return
-    for result in results:
-        print(f"{result.images}: {result.undone:,} changes taken back")
-        for path, reason in result.left:
-            print(f"  stays: {path}: {reason}")
 
 
 def check(report: CheckReport | ListsReport, as_json: bool) -> None:

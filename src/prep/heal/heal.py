@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import duckdb
@@ -35,20 +35,30 @@ def tree_pairs(root: Path) -> list[Pair]:
     """Lists and folders of images of ConvLLaVA's tree, of the names whose list is there.
 
     Args:
-        root: the tree; the folder `data` in it, or it itself.
+        root: the tree, or the folder above it, in which it is called `data`.
 
     Raises:
+        UsageError: both have some.
         WorkspaceError: it has none of them.
     """
-    data = root / "data" if (root / "data").is_dir() else root
-    named = [Pair(data / each.json_path, data / each.image_folder) for each in convllava.NAMES.values()]
-    found = [pair for pair in named if pair.json.is_file()]
-    if not found:
+    data = root / "data"
+    trees: dict[str, list[Pair]] = {}
+    for folder in (root, data):
+        named = [Pair(folder / each.json_path, folder / each.image_folder) for each in convllava.NAMES.values()]
+        if found := [pair for pair in named if pair.json.is_file()]:
+            trees[os.path.realpath(folder)] = found
+    if not trees:
         raise WorkspaceError(
-            f"{data} has none of ConvLLaVA's lists, such as {convllava.NAMES['llava665k'].json_path}",
+            f"{data if data.is_dir() else root} has none of ConvLLaVA's lists, such as "
+            f"{convllava.NAMES['llava665k'].json_path}",
             "`prep layout convllava` makes the tree; or name a list and a folder with --json and --images.",
         )
-    return found
+    if len(trees) > 1:
+        raise UsageError(
+            f"{root} and {data} both hold lists of the tree",
+            f"Which is meant? `prep heal --root {data}`; or name those of {root} with --json and --images.",
+        )
+    return next(iter(trees.values()))
 
 
 def heal(pairs: Sequence[Pair], *, apply: bool = False, move: bool = False, decode: bool = False) -> HealReport:
@@ -60,6 +70,7 @@ def heal(pairs: Sequence[Pair], *, apply: bool = False, move: bool = False, deco
 
     Raises:
         UsageError: a list or a folder is not there, or a file in the way of one to write.
+        WorkspaceError: a list cannot be written.
         DataError: a list is broken, or no list of this format.
         OSError: the disk refuses; with `apply`, run again: what is done stays done.
     """
@@ -77,7 +88,7 @@ def heal(pairs: Sequence[Pair], *, apply: bool = False, move: bool = False, deco
         matching.place(connection)
         _check_folders(connection, pairs)
         _match(connection, bases, move, decode)
-        journals = [Journal(base) for base in bases] if apply else []
+        journals = [stack.enter_context(closing(Journal(base))) for base in bases] if apply else []
         if apply:
             _repair(connection, bases, journals)
         fill_states(connection)
@@ -141,14 +152,19 @@ def _base_of(pair: Pair, bases: Sequence[Path]) -> tuple[int, str]:
 def _check_targets(pairs: Sequence[Pair], bases: Sequence[Path]) -> None:
     """Raise where a list to write would take the place of somebody else's file."""
     targets = [path for pair in pairs for path in (pair.healed, pair.missing)]
-    if len(set(targets)) < len(targets):
+    if len({journal.real_path(path) for path in targets}) < len(targets):
         raise UsageError("two lists would be written to one file", "Give lists of different names, each once.")
-    ours = {path for base in bases for path in journal.written_lists(base)}
+    ours: dict[str, set[str]] = {}
+    for base in bases:
+        for name, hashes in journal.written_lists(base).items():
+            ours.setdefault(name, set()).update(hashes)
     for path in targets:
-        if os.path.lexists(path) and str(path.absolute()) not in ours:
-            raise UsageError(
-                f"{path} is there and no earlier `prep heal` wrote it", "Move it away; nothing was changed."
-            )
+        if os.path.lexists(path):
+            hashes = ours.get(journal.real_path(path), set())
+            if not hashes or not path.is_file() or hash_file(path) not in hashes:
+                what = "was changed since" if hashes else "is there and no earlier"
+                raise UsageError(f"{path} {what} `prep heal` wrote it", "Move it away; nothing was changed.")
+        rows.room_for(path)
 
 
 @contextmanager
@@ -280,21 +296,15 @@ def _write_lists(
     journals: Sequence[Journal],
     report: HealReport,
 ) -> None:
-    """Write every list anew, and close the journals."""
+    """Write every list anew."""
     for number, pair in enumerate(pairs):
         book = journals[_base_of(pair, bases)[0]]
         with (
             progress.bar(f"write {pair.healed.name}", None, "rows"),
-            rows.written(pair, _asides(connection, number)) as files,
+            rows.written(pair, _asides(connection, number), is_all_read=rows.is_all_read(connection, number)) as files,
         ):
-            book.write(
-                {"do": journal.WRITE, "to": str(path.absolute()), "sha256": sha256}
-                for path, sha256 in files
-                if not path.is_file() or hash_file(path) != sha256
-            )
+            book.write({"do": journal.WRITE, "to": journal.real_path(path), "sha256": sha} for path, sha in files)
         report.lists[number].healed, report.lists[number].missing = str(pair.healed), str(pair.missing)
-    for book in journals:
-        book.close()
     report.journals = [str(book.path) for book in journals if not book.is_empty]
 
 

@@ -94,14 +94,20 @@ def journals(base: Path) -> list[tuple[int, Path]]:
     return sorted((int(found[1]), path) for found, path in names if found)
 
 
-def written_lists(base: Path) -> set[str]:
-    """Paths of the lists that earlier runs wrote."""
+def written_lists(base: Path) -> dict[str, set[str]]:
+    """Real paths of the lists that earlier runs wrote, and the SHA-256 of each that they wrote there."""
     mark = f'{{"do": "{WRITE}"'
-    found = set()
+    found: dict[str, set[str]] = {}
     for _, path in journals(base):
         with path.open(encoding="utf-8") as file:
-            found |= {json.loads(line)["to"] for line in file if line.startswith(mark) and line.endswith("\n")}
+            for entry in (json.loads(line) for line in file if line.startswith(mark) and line.endswith("\n")):
+                found.setdefault(real_path(Path(entry["to"])), set()).add(entry["sha256"])
     return found
+
+
+def real_path(path: Path) -> str:
+    """One spelling for a file's place, be there a file or a link or neither."""
+    return str(Path(os.path.realpath(path.parent)) / path.name)
 
 
 # -- undoing -----------------------------------------------------------------------------------------------------
@@ -182,7 +188,7 @@ def _take_back(base: Path, entry: Entry, result: Undone) -> None:
             problem = _TAKE_BACK[entry["do"]](base, target, entry)
             if problem:
                 result.left.append((entry["to"], problem))
-            else:
+            elif problem is not None:
                 result.undone += 1
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
@@ -204,11 +210,13 @@ def _take_back_name(base: Path, target: Path, entry: Entry) -> str:
     return ""
 
 
-def _take_back_encoded(base: Path, target: Path, entry: Entry) -> str:
-    """Of an image encoded anew: put the original back where it took its place."""
+def _take_back_encoded(base: Path, target: Path, entry: Entry) -> str | None:
+    """Of an image encoded anew: put the original back where it took its place; None where it was only planned."""
     kept = base / entry["kept"] if entry["kept"] else None
     if hash_file(target) != entry["sha256"]:
-        if kept is not None and os.path.lexists(kept) and _is_same(kept, target):
+        if kept is not None and not os.path.lexists(kept):
+            return None  # as the original is put by first
+        if kept is not None and _is_same(kept, target):
             kept.unlink()  # the original was put by, and nothing took its place
             return ""
         return "it is another file now"

@@ -1,7 +1,9 @@
 """Every image that rows name beside what is on disk, as SQL: found, to be repaired, or lost, and why.
 
 A file is a candidate for a missing image where their names agree but for letter case, escapes, zeros before a final
-number, or the extension, and their folders agree or one has a step more. Only a single usable candidate is taken.
+number, or the extension, and their folders agree or one has a step more: a wrapper, or a repetition. A file is taken
+where it is the only candidate of an image, whatever state others are in, and that image its only one, and where no row
+names it: rather is a row lost than given another's picture.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ OUTSIDE, CLAIMED, PADDING_UNCLEAR = "outside", "claimed", "padding_unclear"
 MAX_CANDIDATES = 8  # for one image; whatever they are, nothing is guessed among more
 _MAX_STEPS = 16  # of a path, of which one may be too many
 _MAX_LINKS = 16  # to folders, one inside the other
+_WRAPPERS = [  # folders that come and go around pictures, with _ for -
+    *("images", "image", "imgs", "img", "data", "playground", "sharegpt4v", "convllava", "image_chunks"),
+    "train_val_images",
+]
 
 _SUFFIX = r"\.(?i:jpg|jpeg|jpe|jfif|png|gif|webp|bmp|tif|tiff)$"
 _FORMATS = (
@@ -80,7 +86,8 @@ def find_candidates(connection: duckdb.DuckDBPyConnection) -> None:
             SELECT a.base, a.path, n.path, true FROM ({_shorter("absent")}) a JOIN near n
                 ON n.base = a.base AND n.key = a.key AND n.dir_key = a.dir_key;
         CREATE TABLE candidates AS
-            SELECT *, count(*) OVER (PARTITION BY base, path) AS number FROM (
+            SELECT *, count(*) OVER (PARTITION BY base, path) AS number,
+                   count(*) OVER (PARTITION BY base, source) AS wanted FROM (
                 SELECT p.*, n.is_outside, a.suffix, n.suffix AS source_suffix, {_DIFFERENCES}
                 FROM pairs p JOIN absent a ON a.base = p.base AND a.path = p.path
                 JOIN near n ON n.base = p.base AND n.path = p.source);
@@ -99,10 +106,11 @@ _DIFFERENCES = """
     lower(a.suffix) <> lower(n.suffix) AS is_extension,
     a.suffix = '' AS has_no_suffix,
     is_moved AND n.dir_key = regexp_replace(a.dir_key, '^[^/]*/?', '')
-        AND regexp_matches(n.dir_key, '^((images?|img|data|train|val|test)(/|$))*$') AS is_anybodys,
-    array_to_string(list_filter([
+        AND regexp_matches(n.dir_key, '^((images?|imgs?|data|train|val|test)(/|$))*$') AS is_anybodys,
+    coalesce(nullif(array_to_string(list_filter([
         if(is_moved, 'folder', ''), if(is_escaped, 'escaped', ''), if(is_case, 'case', ''),
-        if(is_padding, 'padding', ''), if(is_extension, 'extension', '')], lambda x: x <> ''), '+') AS cause
+        if(is_padding, 'padding', ''), if(is_extension, 'extension', '')], lambda x: x <> ''), '+'), ''),
+        'escaped') AS cause  -- as Å and the sign for Ångström, whose lower case is one
 """
 
 
@@ -112,7 +120,7 @@ def _parts(table: str, more: str = "") -> str:
     plain = "CASE WHEN regexp_matches({0}, '[#%+]|[^\\x00-\\x7f]') THEN unescaped({0}) ELSE {0} END"
     return f"""
         SELECT *, lower({plain.format("dir")}) AS dir_key, {plain.format("stem")} AS plain,
-               regexp_replace(lower(plain), '0*([0-9]+)$', '\\1') AS key
+               regexp_replace(lower(plain), '(^|[-_ ])0*([0-9]+)$', '\\1\\2') AS key
         FROM (SELECT *, regexp_extract(name, '{_SUFFIX}') AS suffix, left(name, length(name) - length(suffix)) AS stem
               FROM (SELECT base, path, {f"{more}, " if more else ""}regexp_extract(path, '[^/]*$') AS name,
                            left(path, greatest(length(path) - length(name) - 1, 0)) AS dir FROM ({table})))
@@ -120,11 +128,17 @@ def _parts(table: str, more: str = "") -> str:
 
 
 def _shorter(table: str) -> str:
-    """The same paths with one step of their folder left out, each step once."""
-    steps = "string_split(dir_key, '/')"
+    """The same paths with one step of their folder left out that is a wrapper or like one beside it, each once."""
+    steps, spelled = "string_split(dir_key, '/')", "string_split(replace(dir_key, '-', '_'), '/')"
+    may_go = f"""NOT starts_with({steps}[i], '.') AND coalesce(list_contains({_WRAPPERS}, {spelled}[i])
+        OR {spelled}[i] = {spelled}[i + 1] OR {spelled}[i] = {spelled}[i - 1], false)"""
+    places = f"list_filter(range(1, least(len({steps}), {_MAX_STEPS}) + 1), lambda i: {may_go})"
     without = f"array_to_string(list_concat({steps}[:i - 1], {steps}[i + 1:]), '/')"
-    some = f"list_distinct(list_transform(range(1, least(len({steps}), {_MAX_STEPS}) + 1), lambda i: {without}))"
-    return f"SELECT base, path, key, unnest({some}) AS dir_key FROM {table} WHERE dir_key <> ''"
+    some = f"list_distinct(list_transform({places}, lambda i: {without}))"
+    folders = (
+        f"SELECT dir_key, unnest({some}) AS shorter FROM (SELECT DISTINCT dir_key FROM {table} WHERE dir_key <> '')"
+    )
+    return f"SELECT t.base, t.path, t.key, f.shorter AS dir_key FROM {table} t JOIN ({folders}) f USING (dir_key)"
 
 
 def judge(connection: duckdb.DuckDBPyConnection, *, move: bool) -> None:
@@ -159,12 +173,12 @@ def _judge_absent(connection: duckdb.DuckDBPyConnection, do: str) -> None:
     # Single candidates are the rule; only of the others there is something to put together.
     connection.execute(f"""
         CREATE TABLE choices AS
-        SELECT c.base, c.path, c.number, [c.source] AS sources, if({is_ok}, 1, 0) AS usable, s.status,
+        SELECT c.base, c.path, c.number, [c.source] AS sources, 1 AS different, s.status,
                if({is_ok}, c, NULL) AS best, if({is_ok}, s.format, NULL) AS format
         FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source WHERE c.number = 1
         UNION ALL
         SELECT c.base, c.path, any_value(c.number), list_sort(list(c.source))[:3],
-               count(DISTINCT s.identity) FILTER ({is_ok}), min(s.status),
+               count(DISTINCT coalesce(s.identity, c.source)), min(s.status),
                {best}, arg_min(s.format, (length(c.cause), c.source)) FILTER ({is_ok})
         FROM candidates c LEFT JOIN seen s ON s.base = c.base AND s.path = c.source
         WHERE c.number > 1 GROUP BY c.base, c.path;
@@ -172,22 +186,21 @@ def _judge_absent(connection: duckdb.DuckDBPyConnection, do: str) -> None:
         SELECT base, path, if(is_lost, '{LOST}', '{REPAIR}'), coalesce(problem, best.cause),
                CASE WHEN is_lost THEN NULL
                     WHEN {_IS_JPEG.format("suffix")} AND format NOT IN ('JPEG', 'MPO') THEN '{ENCODE}'
-                    WHEN is_named THEN '{LINK}' ELSE '{do}' END,
+                    ELSE '{do}' END,
                if(is_lost, NULL, best.source),
                CASE WHEN is_lost AND sources IS NOT NULL THEN
                     array_to_string(sources, ', ') || if(number > 3, ', ...', '')
                     || if(problem = '{MISSING}', ' (' || status || ')', '') ELSE '' END
         FROM (SELECT *, problem IS NOT NULL AS is_lost FROM (
-            SELECT a.base, a.path, lower(a.suffix) AS suffix, c.* EXCLUDE (base, path),
-                   named.path IS NOT NULL AS is_named, CASE
-                WHEN number > {MAX_CANDIDATES} OR usable > 1 THEN '{AMBIGUOUS}'
+            SELECT a.base, a.path, lower(a.suffix) AS suffix, c.* EXCLUDE (base, path), CASE
+                WHEN number > {MAX_CANDIDATES} OR different > 1 THEN '{AMBIGUOUS}'
                 WHEN best IS NULL THEN '{MISSING}'
                 WHEN best.has_no_suffix AND best.is_extension THEN '{NO_EXTENSION}'
                 WHEN best.is_anybodys THEN '{AMBIGUOUS}'
                 WHEN best.is_outside OR p.is_outside THEN '{OUTSIDE}'
-                WHEN count(*) OVER (PARTITION BY a.base, coalesce(best.source, a.path)) > 1 THEN '{AMBIGUOUS}'
-                WHEN u.path IS NOT NULL THEN '{PADDING_UNCLEAR}'
-                WHEN (best.is_case OR best.is_padding) AND is_named THEN '{CLAIMED}' END AS problem
+                WHEN named.path IS NOT NULL THEN '{CLAIMED}'
+                WHEN best.wanted > 1 THEN '{AMBIGUOUS}'
+                WHEN u.path IS NOT NULL THEN '{PADDING_UNCLEAR}' END AS problem
             FROM absent a JOIN placed p ON p.base = a.base AND p.path = a.path
             LEFT JOIN choices c ON c.base = a.base AND c.path = a.path
             LEFT JOIN unclear u ON u.base = a.base AND u.path = a.path AND u.source = best.source
@@ -200,7 +213,7 @@ def _find_unclear(connection: duckdb.DuckDBPyConnection) -> None:
 
     Numbers that are padded all have one width; names such as ISBN have several, and there a zero is part of the name.
     """
-    digits = "regexp_extract(lower(plain), '^(.*?)([0-9]+)$', ['head', 'digits'])"
+    digits = "regexp_extract(lower(plain), '(?s)^(.*?)([0-9]+)$', ['head', 'digits'])"
     widths = """SELECT base, dir_key, number.head AS head, min(length(number.digits)) <> max(length(number.digits))
                 AS is_mixed FROM (SELECT *, {digits} AS number FROM ({parts})) WHERE number.digits <> '' GROUP BY ALL"""
     connection.execute("CREATE TABLE unclear (base INTEGER, path VARCHAR, source VARCHAR)")

@@ -12,6 +12,7 @@ from typing import Any
 
 from prep.engine import default_workers, run_tasks
 from prep.heal import journal as entries
+from prep.heal.inventory import OWN_FOLDER
 from prep.heal.journal import Journal, own_folder, put_by
 from prep.images.encode import Undecodable, rgb_jpeg
 
@@ -129,8 +130,7 @@ class Surgeon:
         kept = None
         if repair.path == repair.source:
             self._kept += 1
-            name = f"{self._kept}{Path(repair.path).suffix}"
-            kept = str((self._journal.originals / name).relative_to(self._base))
+            kept = f"{OWN_FOLDER}/{self._journal.originals.name}/{self._kept}{Path(repair.path).suffix}"
         return plan | {"sha256": jpegs[repair.path][1], "kept": kept}
 
     def _folders(self, paths: Iterable[str]) -> list[dict[str, str]]:

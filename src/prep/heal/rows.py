@@ -14,16 +14,19 @@ from typing import IO, Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from prep.errors import DataError
-from prep.files import atomic_path
+from prep.errors import DataError, WorkspaceError
+from prep.files import hash_file, sync
+from prep.heal.unread import is_blank, mended_first, unpacked_first, with_texts
 from prep.progress import Advance
-from prep.readers.json import OBJECT, read_objects
+from prep.readers.json import BAD_JSON, OBJECT, read_objects
 from prep.schema import DROP_REASON
 
 BAD_PATH, NO_PATH, UNSAFE_PATH = "bad_path", "no_path", "unsafe_path"
 TOKEN = "<image>"  # where the trainer puts the picture into a text
 TOGETHER_BYTES = 16 << 20  # of rows that one statement reads
+_IMAGE_KEY = r'"image"\s*:'
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _LINE_ENDS = str.maketrans("\r\n", "  ")  # in JSON they stand between values only
 
@@ -82,16 +85,17 @@ def read_rows(
         DataError: the file is not whole, or no row of it is one of LLaVA's format.
     """
     for table in _tables(_numbered(pair.json)):
-        connection.register("objects", table)
+        connection.register("objects", _with_last_images(table))
         connection.execute(_FACTS, {"pair": number})
         connection.unregister("objects")
         advance(len(table))
     known = "bool_or(is_turns OR names IS NOT NULL)"
     count, is_llava = connection.execute(f"SELECT count(*), {known} FROM rows WHERE pair = {number}").fetchall()[0]
-    if (count and not is_llava) or pair.json.stat().st_size == 0:
+    if not is_llava and (count or is_blank(pair.json)):
         raise DataError(
             f"{pair.json} is no list of LLaVA's format: no row has `image` or `conversations`",
-            "Such a file is a JSON array of objects with `conversations` and, where there is a picture, `image`.",
+            mended_first(pair.json, count)
+            or "Such a file is a JSON array of objects with `conversations` and, where there is a picture, `image`.",
         )
     steps = "list_filter(string_split(image, '/'), lambda step: step NOT IN ('', '.'))"
     unsafe = (
@@ -101,10 +105,16 @@ def read_rows(
     connection.execute(f"""
         INSERT INTO refs SELECT pair, row, {base}, place, image,
             $prefix || CASE WHEN {plain} THEN image ELSE array_to_string({steps}, '/') END,
-            CASE WHEN {unsafe} THEN '{UNSAFE_PATH}' WHEN ends_with(image, '/') THEN 'not_a_file' END
+            CASE WHEN {unsafe} THEN '{UNSAFE_PATH}' WHEN regexp_matches(image, '(^|/)\\.?$') THEN 'not_a_file' END
         FROM (SELECT pair, row, unnest(names) AS image, generate_subscripts(names, 1) AS place
               FROM rows WHERE pair = {number} AND problem IS NULL AND NOT is_bare)
     """, {"prefix": prefix})  # fmt: skip
+
+
+def is_all_read(connection: duckdb.DuckDBPyConnection, number: int) -> bool:
+    """Whether every row of list `number` could be read."""
+    query = f"SELECT count(*) FROM rows WHERE pair = {number} AND problem = '{BAD_JSON}'"
+    return bool(connection.execute(query).fetchall()[0][0] == 0)
 
 
 def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
@@ -119,6 +129,26 @@ def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(held)
 
 
+def _with_last_images(table: pa.Table) -> pa.Table:
+    """The objects, of which those with several keys `image` are left with the last, as Python and the trainer are."""
+    column = table.column(OBJECT)
+    several = pc.greater(pc.count_substring_regex(column, _IMAGE_KEY), 1).fill_null(False)
+    if not pc.any(several).as_py():
+        return table
+    texts = [
+        _with_last_keys(text) if found else text
+        for text, found in zip(column.to_pylist(), several.to_pylist(), strict=True)
+    ]
+    return table.set_column(table.schema.get_field_index(OBJECT), OBJECT, pa.array(texts, pa.string()))
+
+
+def _with_last_keys(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text))
+    except (ValueError, RecursionError):
+        return text  # which the trainer cannot read at all
+
+
 def _numbered(path: Path) -> Iterator[pa.RecordBatch]:
     """The objects of a file, each with its place from 0."""
     row = 0
@@ -127,7 +157,8 @@ def _numbered(path: Path) -> Iterator[pa.RecordBatch]:
             yield batch.append_column("row", pa.array(np.arange(row, row + len(batch))))
             row += len(batch)
     except DataError as error:
-        raise DataError(error.message, "Is it downloaded whole? Nothing was changed.") from error
+        next_step = unpacked_first(path) or "Is it downloaded whole? Nothing was changed."
+        raise DataError(error.message, next_step) from error
 
 
 # -- the list written again --------------------------------------------------------------------------------------
@@ -162,35 +193,70 @@ class Hashed:
 
 
 @contextmanager
-def written(pair: Pair, asides: Iterator[Aside]) -> Iterator[list[tuple[Path, str]]]:
-    """Write both files beside the list under names for the time being; give their final names and SHA-256.
+def written(pair: Pair, asides: Iterator[Aside], *, is_all_read: bool) -> Iterator[list[tuple[Path, str]]]:
+    """Write both files beside the list under names for the time being; give final name and SHA-256 of what is new.
 
-    On leaving they get these names. A row's text stays as it was, but for letters beyond ASCII, which become `\\u`
-    escapes: the trainer opens the list in whatever encoding the machine has.
+    On leaving they get these names; a file that is as it would be anyway is left alone. A row's text stays as it was,
+    but for letters beyond ASCII, which become `\\u` escapes: the trainer opens the list in whatever encoding the
+    machine has.
+
+    Args:
+        is_all_read: whether every row could be read; the text of others takes another look at the file.
     """
-    with atomic_path(pair.healed) as healed, atomic_path(pair.missing) as missing:
+    texts = _texts(pair.json) if is_all_read else with_texts(pair.json, _texts(pair.json))
+    healed, missing = room_for(pair.healed), room_for(pair.missing)
+    try:
         with healed.open("wb") as kept_file, missing.open("wb") as lost_file:
             kept, lost = Hashed(kept_file), Hashed(lost_file)
-            _write(pair.json, asides, kept, lost)
-        yield [(pair.healed, kept.sha256), (pair.missing, lost.sha256)]
+            _write(texts, asides, kept, lost)
+        files = [(pair.healed, healed, kept.sha256), (pair.missing, missing, lost.sha256)]
+        new = [each for each in files if not each[0].is_file() or hash_file(each[0]) != each[2]]
+        yield [(path, sha256) for path, _, sha256 in new]
+        for path, temporary, _ in new:
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        healed.unlink(missing_ok=True)
+        missing.unlink(missing_ok=True)
 
 
-def _write(source: Path, asides: Iterator[Aside], kept: Hashed, lost: Hashed) -> None:
+def room_for(path: Path) -> Path:
+    """What the file `path` is called while it is written; nothing has that name.
+
+    Raises:
+        WorkspaceError: no file can be written there: the folder is read-only, say, or the name too long.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise WorkspaceError.of(error, str(path)) from error
+    return temporary
+
+
+def _write(rows: Iterator[tuple[int, Any]], asides: Iterator[Aside], kept: Hashed, lost: Hashed) -> None:
     aside = next(asides, None)
     between = "[\n"
-    for batch in _numbered(source):
-        for row, text in zip(batch.column("row").to_pylist(), batch.column(OBJECT).to_pylist(), strict=True):
-            if aside is None or aside.row != row:
-                kept.write(between + to_ascii(text))
-                between = ",\n"
-                continue
-            if aside.reason is None:
-                kept.write(between + without_image(text))
-                between = ",\n"
-            else:
-                lost.write(_told(aside, text))
-            aside = next(asides, None)
+    for row, text in rows:
+        if aside is None or aside.row != row:
+            kept.write(between + to_ascii(text))
+            between = ",\n"
+            continue
+        if aside.reason is None:
+            kept.write(between + without_image(text))
+            between = ",\n"
+        else:
+            lost.write(_told(aside, text))
+        aside = next(asides, None)
     kept.write("[]\n" if between == "[\n" else "\n]\n")
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str | None]]:
+    for batch in _numbered(path):
+        yield from zip(batch.column("row").to_pylist(), batch.column(OBJECT).to_pylist(), strict=True)
 
 
 def _told(aside: Aside, text: str | None) -> str:

@@ -52,7 +52,7 @@ def encode(data: bytes, seen: Probe, how: Encode) -> bytes | None:
     """
     if _is_so(data, seen, how):
         return None
-    with _reasons(data), open_image(data) as image:
+    with reasons(data), open_image(data) as image:
         turned = orientation(image)
         profile = image.info.get("icc_profile")
         upright = _shrunk(image, how.max_side)
@@ -67,7 +67,7 @@ def rgb_jpeg(data: bytes, quality: int = QUALITY) -> bytes:
     Raises:
         Undecodable: the image is broken, or too large for a JPEG.
     """
-    with _reasons(data), open_image(data) as image:
+    with reasons(data), open_image(data) as image:
         turned = orientation(image)
         upright = _plain(image)
         if turned in _UPRIGHT:
@@ -78,7 +78,7 @@ def rgb_jpeg(data: bytes, quality: int = QUALITY) -> bytes:
 def decode_problem(data: bytes) -> str | None:
     """Decode every pixel of the first frame; None where that works, else a short reason why it does not."""
     try:
-        with _reasons(data), open_image(data) as image:
+        with reasons(data), open_image(data) as image:
             image.load()
     except Undecodable as error:
         return str(error)
@@ -86,7 +86,7 @@ def decode_problem(data: bytes) -> str | None:
 
 
 @contextmanager
-def _reasons(data: bytes) -> Iterator[None]:
+def reasons(data: bytes) -> Iterator[None]:
     """Turn whatever Pillow raises into a short reason."""
     if data.startswith(b"\xff\xd8") and data.count(_SCAN) > MAX_SCANS and _count_scans(data) > MAX_SCANS:
         raise Undecodable(f"more than {MAX_SCANS} scans")

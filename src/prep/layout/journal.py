@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,9 +41,43 @@ class Journal:
             FileExistsError: something stands at the target; it is never replaced.
             OSError: the system's own.
         """
+        size = os.fstat(self._file.fileno()).st_size
         self._write({"move": [source, target]} | ({} if names is None else {"names": list(names)}))
-        for old, new in _pairs(self._root, source, target, names):
-            _rename(old, new)
+        pairs = _pairs(self._root, source, target, names)
+        for old, new in pairs:
+            try:
+                _rename(old, new)
+            except OSError:
+                if old == pairs[0][0]:  # nothing was moved
+                    os.ftruncate(self._file.fileno(), size)
+                raise
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write new files: each beside its place, then all on the disk, then each renamed.
+
+        The time that they get is in the journal too: by it and its size `undo` knows a file that nobody has changed.
+
+        Raises:
+            FileExistsError: something stands in a place; it is never replaced.
+            OSError: the system's own.
+        """
+        for folder in {path.rpartition("/")[0] for path in files}:
+            self.make_folder(folder)
+        now = int(time.time()) // 2 * 2 * 10**9  # some disks know even seconds only
+        self._write({"new": {path: len(data) for path, data in files.items()}, "time": now})
+        try:
+            for path, data in files.items():
+                temporary = _temporary(self._root, path)
+                temporary.unlink(missing_ok=True)
+                with temporary.open("xb") as file:
+                    file.write(data)
+                os.utime(temporary, ns=(now, now))
+            os.sync()
+            for path in files:
+                _rename(str(_temporary(self._root, path)), f"{self._root}/{path}")
+        finally:
+            for path in files:
+                _temporary(self._root, path).unlink(missing_ok=True)
 
     def make_folder(self, path: str) -> None:
         """Make a folder, and those that it lies in, where they are not there."""
@@ -104,6 +140,10 @@ def _rename(old: str, new: str) -> None:
     os.rename(old, new)  # noqa: PTH104  # of a million files, pathlib would take as long as the renaming
 
 
+def _temporary(root: Path, path: str) -> Path:
+    return (root / path).with_name(f".{path.rpartition('/')[2]}.tmp")
+
+
 def emptied(root: Path) -> list[str]:
     """Folders that moves have emptied and a kill has left, by the journal of a tree."""
     path = root / FOLDER / NAME
@@ -129,15 +169,18 @@ class Undone:
 
     Attributes:
         moved: files and folders that are where they were.
-        left: paths that could not be moved back, because something else stands there by now.
+        removed: files that were unpacked, and are gone.
+        left: paths that could not be moved back, because something else stands there by now; and unpacked files that
+            have changed since.
     """
 
     moved: int = 0
+    removed: int = 0
     left: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {"moved_back": self.moved, "left": [printable(path) for path in self.left]}
+        return {"moved_back": self.moved, "removed": self.removed, "left": [printable(path) for path in self.left]}
 
 
 def undo(root: Path, *, dry_run: bool = False) -> Undone:
@@ -176,6 +219,8 @@ def _take_back(root: Path, line: dict[str, Any], undone: Undone, dry_run: bool) 
     """Take one line back; what of it has to stay in the journal, or None."""
     if "move" in line:
         return _move_back(root, line, undone, dry_run)
+    if "new" in line:
+        return _remove_new(root, line, undone, dry_run)
     if dry_run:
         return None
     if "rmdir" in line:
@@ -205,3 +250,21 @@ def _move_back(root: Path, line: dict[str, Any], undone: Undone, dry_run: bool) 
     if not stuck:
         return None
     return {"move": line["move"]} if names is None else {"move": line["move"], "names": [names[n] for n in stuck]}
+
+
+def _remove_new(root: Path, line: dict[str, Any], undone: Undone, dry_run: bool) -> dict[str, Any] | None:
+    """Remove unpacked files that are as they were written; the line of those that are not."""
+    kept = {}
+    for path, size in line["new"].items():
+        with suppress(FileNotFoundError, NotADirectoryError):  # never written, or removed by a run that was killed
+            if not dry_run:
+                _temporary(root, path).unlink(missing_ok=True)
+            status = (root / path).lstat()
+            if not stat.S_ISREG(status.st_mode) or (status.st_size, status.st_mtime_ns) != (size, line["time"]):
+                kept[path] = size
+                undone.left.append(path)
+                continue
+            undone.removed += 1
+            if not dry_run:
+                (root / path).unlink()
+    return {"new": kept, "time": line["time"]} if kept else None

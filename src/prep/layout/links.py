@@ -24,6 +24,7 @@ from prep.workspace import Workspace
 
 How = Literal["hard", "soft"]
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+FAR = "it is on another disk than the images"
 ROWS_AT_ONCE = 4000
 THREADS = 8  # on a disk across a network a link is a round trip
 EXAMPLES = 20
@@ -89,6 +90,25 @@ def shown_folders(workspace: Workspace) -> list[Shown]:
             folder = behind_links(posixpath.normpath(f"{NAMES[entry.label].image_folder}/{prefix}"))
             found[folder, dataset] = found.get((folder, dataset), False) or table.match == "stem"
     return [Shown(folder, dataset, is_by_stem) for (folder, dataset), is_by_stem in found.items()]
+
+
+def check_disk(workspace: Workspace, root: Path) -> None:
+    """Make sure, before anything is made, that hard links to a workspace's images and lists can be made at `root`.
+
+    Raises:
+        WorkspaceError: `root` is, or will be, on another disk than some of them.
+    """
+    here = next(folder for folder in (root, *root.parents) if folder.exists())
+    folders = [Path(workspace.image_root) / item.dataset for item in shown_folders(workspace)]
+    folders += [workspace.raw(workspace.table(entry.table)[0].name) for entry in workspace.entries]
+    folders += [workspace.path(path, name) for name, path in workspace.config.image_folders.items()]
+    if any(folder.exists() and disk_of(folder) != disk_of(here) for folder in folders):
+        raise _no_hard_links(root, FAR)
+
+
+def disk_of(folder: Path) -> int:
+    """The number of the disk that a folder is on."""
+    return folder.stat().st_dev
 
 
 def link_all(workspace: Workspace, root: Path, how: How, *, dry_run: bool = False) -> Linked:
@@ -260,12 +280,14 @@ def _hard_link(stored: str, at: str, root: Path, folder: int | None = None) -> N
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        is_far = error.errno == errno.EXDEV
-        why = "it is on another disk than the images" if is_far else error.strerror
-        raise WorkspaceError(
-            f"{root}: no hard links to the stored images can be made there: {why}",
-            "Give --link soft, or a --root on the images' disk.",
-        ) from error
+        raise _no_hard_links(root, FAR if error.errno == errno.EXDEV else str(error.strerror)) from error
+
+
+def _no_hard_links(root: Path, why: str) -> WorkspaceError:
+    return WorkspaceError(
+        f"{root}: no hard links to the stored images can be made there: {why}",
+        "Give --link soft, or a --root on the images' disk.",
+    )
 
 
 # -- the publishers' lists ---------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ LISTS = {builder.json_path.rpartition("/")[2]: builder.json_path for builder in 
 
 _WRAPPERS = ("data", "ShareGPT4V", "ConvLLaVA", "playground", "images", "image_chunks", "train_val_images")
 _TAR = re.compile(r"sa\d{6}")  # a folder named like one of SA-1B's archives
+_ONLY_THEIRS = ("VG_100K", "VG_100K_2", "images_191task_1k", "image_191-task_1k", "allava_vflan")  # in whatever folder
 _MISSPELT = {"weblandmakr": "weblandmark"}
 
 
@@ -80,6 +81,8 @@ def _ends() -> dict[tuple[str, ...], Place]:
 
 
 _ENDS = _ends()
+_COLLECTIONS = {_plain(path.partition("/")[0]) for path in FOLDERS}
+_FIRST_STEPS = _COLLECTIONS | {end[0] for end in _ENDS}
 _STEPS = {step for end in _ENDS for step in end} | {
     _plain(step) for path in (*_WRAPPERS, *LISTS.values(), *LINKS) for step in path.split("/")
 }
@@ -87,6 +90,8 @@ _STEPS = {step for end in _ENDS for step in end} | {
 
 def place_of(steps: Sequence[str]) -> Place | None:
     """The place that a folder's path means, if its files agree; None for a folder that is not known.
+
+    A folder inside one of another collection is not known, but for those that nobody else has (`VG_100K`).
 
     Args:
         steps: of its path below the tree's root.
@@ -100,8 +105,20 @@ def place_of(steps: Sequence[str]) -> Place | None:
     for path in (whole, whole[:-1]) if whole[-1:] == ("images",) else (whole,):
         for end, place in _ENDS.items():
             if path[-len(end) :] == end:
-                return place
+                return place if _is_its_own(path, end, place) else None
     return None
+
+
+def _is_its_own(path: tuple[str, ...], end: tuple[str, ...], place: Place) -> bool:
+    """Whether the innermost collection that a path names is that of the place."""
+    named = [step for step in path if step in _COLLECTIONS]
+    return not named or named[-1] == _plain(place.path.partition("/")[0]) or end[-1] in map(_plain, _ONLY_THEIRS)
+
+
+def is_of_tree(name: str) -> bool:
+    """Whether a file or folder of this name, right below a folder, tells that the folder is a tree."""
+    stem = name.partition(".")[0] if ARCHIVE.fullmatch(name) else name
+    return _plain(stem) in _FIRST_STEPS or name in LISTS
 
 
 def behind_links(path: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prep import progress
 from prep.config import Catalogue
-from prep.layout.places import FIRST_HOLE, IMAGE
+from prep.layout.places import FIRST_HOLE, IMAGE, behind_links, place_of
 from prep.trainers.convllava import FOLDERS, LINKS, NAMES
 
 _WEB = ("share_textvqa", "web-celebrity", "web-landmark", "wikiart")
@@ -30,8 +32,9 @@ _ARCHIVES = {
     r"(\./)?sa_\d+(\.tar|\.jpg|\.json)": ("sam/images", "sam/images"),
     **{rf"{name}\.zip|data/{name}/.*": (name, ".") for name in _WEB},
     r"web-landmakr\.zip": ("web-landmark", "."),
-    r"(gqa|images)\.zip": ("gqa", "gqa"),
+    r"gqa\.zip": ("gqa", "gqa"),
 }
+_ANYBODYS = re.compile(r"images(_\d+)?\.(zip|tar|tar\.gz|tgz)")  # three publishers call theirs so
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class FolderCount:
     Attributes:
         expected: files when it is whole; None where nobody says.
         brings: the command that brings what is missing.
+        note: why no command does.
     """
 
     folder: str
@@ -48,6 +52,7 @@ class FolderCount:
     expected: int | None
     found: int
     brings: str = ""
+    note: str = ""
 
     @property
     def missing(self) -> int | None:
@@ -57,7 +62,7 @@ class FolderCount:
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
         facts = {"folder": self.folder, "dataset": self.dataset, "expected": self.expected, "found": self.found}
-        return facts | {"missing": self.missing, "brings": self.brings}
+        return facts | {"missing": self.missing, "brings": self.brings, "note": self.note}
 
 
 class Archive(NamedTuple):
@@ -66,11 +71,13 @@ class Archive(NamedTuple):
     Attributes:
         path: below the root.
         belongs: the folder below the root that its pictures are for.
+        into: the folder below the root that it is unpacked in.
         command: what unpacks it.
     """
 
     path: str
     belongs: str
+    into: str
     command: str
 
 
@@ -120,12 +127,22 @@ class Wanted(NamedTuple):
     Attributes:
         folders: of pictures.
         names: of the trainer's datasets.
-        indexed: datasets whose images are all indexed: what is missing of them is in no archive.
+        indexed: datasets whose images are all indexed -> why no command brings more of them.
+        slices: datasets of which some parts were downloaded.
+        links: as in the trainer's LINKS.
     """
 
     folders: Sequence[str] = tuple(FOLDERS)
     names: Collection[str] = NAMES.keys()
-    indexed: Collection[str] = ()
+    indexed: Mapping[str, str] = {}
+    slices: Collection[str] = ()
+    links: Mapping[str, str] = LINKS
+
+
+def links_of(names: Iterable[str]) -> dict[str, str]:
+    """Those of the tree's links that the lists of some of the trainer's datasets need: they lie beside them."""
+    folders = {NAMES[name].json_path.rpartition("/")[0] for name in names}
+    return {path: to for path, to in LINKS.items() if path.rpartition("/")[0] in folders}
 
 
 def look_at(root: Path, catalogue: Catalogue, archives: Sequence[Archive], wanted: Wanted) -> Tree:
@@ -141,10 +158,9 @@ def look_at(root: Path, catalogue: Catalogue, archives: Sequence[Archive], wante
             count = FolderCount(folder, known.dataset, known.files, count_pictures(root / folder))
             if not count.found or count.missing:
                 there = [archive.command for archive in archives if f"{folder}/".startswith(f"{archive.belongs}/")]
-                brings = (
-                    "prep heal" if known.dataset in wanted.indexed else _bringing(known.dataset, catalogue, images=True)
-                )
-                count = replace(count, brings=" && ".join(there) or brings)
+                note = "" if there else wanted.indexed.get(known.dataset, "")
+                brings = _bringing(known.dataset, catalogue, images=True, is_slice=known.dataset in wanted.slices)
+                count = replace(count, brings=" && ".join(there) or ("" if note else brings), note=note)
             tree.folders.append(count)
             advance(1)
     for name, builder in NAMES.items():
@@ -153,14 +169,18 @@ def look_at(root: Path, catalogue: Catalogue, archives: Sequence[Archive], wante
         brings = _bringing(_dataset_of_list(path.name, catalogue), catalogue, images=False) if is_lacking else ""
         is_there = path.is_file() and images.is_dir()
         tree.pairs.append(Pair(name, path, images, is_there, name in wanted.names, brings))
-    tree.holes = {path: _hole(root / path) for path in (FIRST_HOLE, *LINKS) if path in (*wanted.folders, *LINKS)}
+    tree.holes = {path: _hole(root, path) for path in (FIRST_HOLE, *LINKS) if path in (*wanted.folders, *wanted.links)}
     return tree
 
 
-def _hole(path: Path) -> str:
-    if path.is_dir():
+def _hole(root: Path, path: str) -> str:
+    """What is in the place of a hole: of a link, whether the folders of pictures are found through it."""
+    behind = behind_links(path)
+    inside = [path + folder.removeprefix(behind) for folder in FOLDERS if f"{folder}/".startswith(f"{behind}/")]
+    if all((root / folder).is_dir() for folder in inside):
         return "there"
-    return "leads to nothing yet" if path.is_symlink() else "missing"
+    is_link = any((root / place).is_symlink() for place in (path, *inside))
+    return "leads to nothing yet" if is_link else "missing"
 
 
 def folders_of(shown: Sequence[str]) -> list[str]:
@@ -174,7 +194,9 @@ def count_pictures(folder: Path) -> int:
     while waiting:
         try:
             entries = os.scandir(waiting.pop())
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             continue
         with entries:
             for entry in entries:
@@ -187,19 +209,43 @@ def count_pictures(folder: Path) -> int:
     return count
 
 
-def known_archives(root: Path, archives: Iterable[str]) -> list[Archive]:
-    """Those of a tree's archives that are known, by their names or by their first members."""
-    found = []
+def known_archives(root: Path, archives: Iterable[str]) -> tuple[list[Archive], list[str]]:
+    """Those of a tree's archives that are known, and the others, a sentence for each folder of them."""
+    found, unknown = [], Counter[str]()
+    examples: dict[str, str] = {}
     for archive in archives:
         path = root / archive
-        names = [path.name, _first_member(path)]
-        if path.name == "images.zip":  # three publishers call theirs so
-            names.reverse()
-        fits = (where for name in names for pattern, where in _ARCHIVES.items() if re.fullmatch(pattern, name))
-        belongs, into = next(fits, ("", ""))
+        folder = archive.rpartition("/")[0]
+        belongs, into = _whose(path.name, _first_member(path), folder)
         if belongs:
-            found.append(Archive(archive, belongs, _unpacking(path, root / into)))
-    return found
+            found.append(Archive(archive, belongs, into, _unpacking(path, root / into)))
+        else:
+            unknown[folder] += 1
+            examples.setdefault(folder, path.name)
+    sentences = [
+        f"{count:,} archive{'s' * (count > 1)} in {folder or '.'} of which nothing says whose it is, such as "
+        f"{examples[folder]}"
+        for folder, count in unknown.items()
+    ]
+    return found, sentences
+
+
+def _whose(name: str, first_member: str, folder: str) -> tuple[str, str]:
+    """Which folder an archive's pictures are for, and where it is unpacked; empty where nothing tells.
+
+    A name that anybody's may have tells less than the first member, and than the folder that the archive lies in.
+    """
+    by_name, by_member = (
+        next((where for pattern, where in _ARCHIVES.items() if re.fullmatch(pattern, text)), ("", ""))
+        for text in (name, first_member)
+    )
+    if not _ANYBODYS.fullmatch(name):
+        return by_name if by_name[0] else by_member
+    place = place_of(folder.split("/")) if folder else None
+    by_folder = ("", "")
+    if place is not None:
+        by_folder = place.path, place.path.rpartition("/")[0] if first_member.startswith("images/") else place.path
+    return next((where for where in (by_member, by_folder, by_name) if where[0]), ("", ""))
 
 
 def _unpacking(path: Path, folder: Path) -> str:
@@ -211,9 +257,12 @@ def _unpacking(path: Path, folder: Path) -> str:
 
 
 def _first_member(path: Path) -> str:
-    """The name that an archive begins with: of a zip's first local header, or of a tar's."""
-    with path.open("rb") as file:
-        start = file.read(4096)
+    """The name that an archive begins with: of a zip's first local header, or of a tar's; empty if it is not read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096)
+    except PermissionError:
+        return ""
     if start[:4] == b"PK\3\4":
         return start[30 : 30 + int.from_bytes(start[26:28], "little")].decode("utf-8", "replace")
     return start[:100].rstrip(b"\0").decode("utf-8", "replace")
@@ -227,8 +276,8 @@ def _dataset_of_list(name: str, catalogue: Catalogue) -> str:
     return ""
 
 
-def _bringing(dataset: str, catalogue: Catalogue, *, images: bool) -> str:
+def _bringing(dataset: str, catalogue: Catalogue, *, images: bool, is_slice: bool = False) -> str:
     """The commands that bring a dataset, in a workspace that wants it."""
     if dataset not in catalogue.dataset_names():
         return ""
-    return f"prep download {dataset}" + (f" && prep images {dataset}" if images else "")
+    return f"prep download {dataset}{' --all' * is_slice}" + (f" && prep images {dataset}" if images else "")

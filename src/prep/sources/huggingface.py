@@ -43,7 +43,7 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
     Raises:
         SourceError: no such repository or revision, no access, no network, or paths that no folder can hold.
     """
-    _check_token()
+    check_token()
     api = HfApi()
     try:
         info = partial(api.repo_info, source.repo, revision=source.revision, repo_type=source.repo_type)
@@ -66,14 +66,14 @@ def list_parts(source: HuggingFaceSource, folder: Path, revision: str | None) ->
 
 def fetch(source: HuggingFaceSource, part: Part, target: Path, session: Session) -> str:
     """Bring one file of the repository."""
-    _check_token()
+    check_token()
     try:
         return session.bring(part, target, build_hf_headers(user_agent=USER_AGENT))
     except Refused as error:
         raise _refused(source) from error
 
 
-def _check_token() -> None:
+def check_token() -> None:
     """Refuse a token that no header can hold before the client does, whose error would show it."""
     if not re.fullmatch("[!-~]*", get_token() or ""):
         raise SourceError(

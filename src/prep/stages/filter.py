@@ -34,12 +34,14 @@ from prep.schema import (
     Column,
     Kind,
 )
+from prep.stages.scored import ScoreColumn, ShardScores, find_scores, shard_scores, with_scores
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
 from prep.workspace import Workspace
 
 VERSION = 2  # raise when the same inputs give other bytes
 TEXT_ONLY = "text_only"  # among a manifest's counts
+NO_SCORES = "no aesthetic scores, so no aes_cutoff"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class FilterTask(ShardTask):
         captions: shards of the table whose captions go in the place of its own.
         captions_sha256: what is in them.
         captions_by: the column that is the same in both.
+        scores: columns of scores that do not come from the publisher alone.
         text_only: where kept rows without an image go, of a kind that may have some: in a file of their own, since
             pandas 3 reads a null among strings as NaN, which the trainer takes for an image's path.
     """
@@ -73,6 +76,7 @@ class FilterTask(ShardTask):
     captions: tuple[Path, ...]
     captions_sha256: tuple[str, ...]
     captions_by: str
+    scores: tuple[ShardScores, ...]
     dropped: Path
     text_only: Path | None
     output: Path
@@ -83,6 +87,11 @@ class FilterTask(ShardTask):
         return KINDS[self.kind]
 
     @property
+    def is_scored(self) -> bool:
+        """Whether aesthetic scores were computed here."""
+        return any(score.column == AESTHETIC_SCORE for score in self.scores)
+
+    @property
     def outputs(self) -> tuple[Path, ...]:
         """The dropped rows, then the kept ones."""
         return tuple(path for path in (self.dropped, self.text_only, self.output) if path is not None)
@@ -91,9 +100,10 @@ class FilterTask(ShardTask):
     def fingerprint(self) -> str:
         """Everything the files are made from."""
         facts = None if self.index is None else [self.index_sha256, [indexed[::2] for indexed in self.index]]
-        rules = self.rules.model_dump(mode="json")
+        rules = self.rules.model_dump(mode="json", exclude={"scorer"})  # it says which scores, and they are named
         how = [self.kind, self.columns, self.images, self.match, self.captions_sha256, self.captions_by]
-        return fingerprint([VERSION, self.samples_sha256, how, rules, facts])
+        scores = [[score.how for score in self.scores]] if self.scores else []
+        return fingerprint([VERSION, self.samples_sha256, how, rules, facts, *scores])
 
 
 def filter_table(
@@ -105,7 +115,7 @@ def filter_table(
         rules: what to apply; by default what the workspace says for the table.
 
     Raises:
-        ConfigError: `where` is not SQL over the table's columns.
+        ConfigError: `where` is not SQL over the table's columns, or scores of several scales would be mixed.
     """
     dataset, table = workspace.table(name)
     normalized = read_finished(workspace.normalized(name))
@@ -119,9 +129,11 @@ def filter_table(
         return Outcome("filter", name, "waiting", note=f"images of {waited} first")
     if table.captions is not None and not _captions_are_ready(workspace, name, table.captions, normalized):
         return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
-    columns = _columns_with_values(table.shape, normalized, has_index=indexes[0] is not None)
-    applied, notes = effective_rules(rules or workspace.rules(name), columns)
-    tasks = _tasks(workspace, name, images_of, normalized, indexes, columns, applied)
+    rules = rules or workspace.rules(name)
+    scores, score_notes = find_scores(workspace, name, normalized, rules)
+    columns = _columns_with_values(table.shape, normalized, scores, has_index=indexes[0] is not None)
+    applied, notes = effective_rules(rules, columns)
+    tasks = _tasks(workspace, name, images_of, normalized, indexes, columns, scores, applied)
     if applied.where is not None and tasks:
         _check_where(tasks[0])
     outcome = build_shards(
@@ -138,12 +150,15 @@ def filter_table(
             "rules": applied.model_dump(mode="json", exclude_none=True),
             "has_images": kind_of_images == "given" or indexes[0] is not None,
             "rows_in": normalized.rows,
+            **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
         },
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
     )
-    return replace(outcome, note="; ".join(notes))
+    if NO_SCORES in notes and not score_notes and table.shape.column(AESTHETIC_SCORE):
+        score_notes = [f"`prep score {name}` computes scores"]
+    return replace(outcome, note="; ".join([*notes, *score_notes]))
 
 
 def _index_of(workspace: Workspace, images_of: Dataset) -> Manifest | None:
@@ -177,11 +192,13 @@ def _tasks(
     normalized: Manifest,
     indexes: Sequence[Manifest | None],
     columns: tuple[str, ...],
+    scores: Sequence[ScoreColumn],
     rules: Rules,
 ) -> list[FilterTask]:
     """One task for every shard of samples, with the facts it needs."""
     _, table = workspace.table(name)
     captions = _caption_shards(workspace, table)
+    scores_of = dict(shard_scores(scores, table, normalized))
     tasks = []
     for number, shard in enumerate(normalized.shards):
         index, hashes = [], []
@@ -206,6 +223,7 @@ def _tasks(
                 tuple(captions),
                 tuple(captions.values()),
                 table.captions.by if table.captions else "",
+                scores_of[shard.name],
                 workspace.dropped(name) / shard.name,
                 workspace.text_only(name) / shard.name if table.shape.may_lack_images else None,
                 workspace.filtered(name) / shard.name,
@@ -255,19 +273,23 @@ def effective_rules(rules: Rules, columns: tuple[str, ...]) -> tuple[Rules, list
             notes.append(f"aes_cutoff {DEFAULT_AES_CUTOFF:g}, the trainer's own default")
     elif rules.aes_cutoff is not None:
         rules = rules.model_copy(update={"aes_cutoff": None})
-        notes.append("no aesthetic scores, so no aes_cutoff")
+        notes.append(NO_SCORES)
     if rules.min_size is not None and not {HEIGHT, WIDTH} <= set(columns):
         rules = rules.model_copy(update={"min_size": None})
         notes.append("no image sizes, so no min_size")
     return rules, notes
 
 
-def _columns_with_values(kind: Kind, normalized: Manifest, *, has_index: bool) -> tuple[str, ...]:
+def _columns_with_values(
+    kind: Kind, normalized: Manifest, scores: Sequence[ScoreColumn], *, has_index: bool
+) -> tuple[str, ...]:
     """The kind's columns that are worth loading: required, or holding at least one value."""
     anyway = {HEIGHT, WIDTH} if has_index else set()
     anyway |= {kind.image_path or "", kind.place or ""}
     anyway |= {column.name for column in kind.image_columns if kind.may_lack_images}
     counts = normalized.counts
+    for column in scores:
+        counts[column.name] = column.computed is not None or (column.keeps_published and counts.get(column.name, 0))
     return tuple(
         column.name for column in kind.columns if column.required or counts.get(column.name) or column.name in anyway
     )
@@ -317,7 +339,8 @@ def split_samples(task: FilterTask) -> None:
 def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> None:
     """Make the table `captions` (`joined`, `caption`) of those for rows that may pass; the first of several counts."""
     on = sql.name(task.captions_by)
-    cheap = f"AND {_above_cutoff(task.rules.aes_cutoff)}" if task.rules.aes_cutoff is not None else ""
+    cutoff = None if task.is_scored else task.rules.aes_cutoff
+    cheap = f"AND {_above_cutoff(cutoff)}" if cutoff is not None else ""
     connection.execute(
         f"CREATE TEMP TABLE wanted AS SELECT DISTINCT CAST({on} AS VARCHAR) AS joined "
         f"FROM {sql.parquet_files([task.samples])} WHERE {DROP_REASON} IS NULL {cheap}"
@@ -331,15 +354,17 @@ def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> N
 
 
 def _with_facts(task: FilterTask) -> str:
-    """SQL of the samples with what is known of their images, and the captions of another table."""
+    """SQL of the samples with what is known of their images, the captions of another table, and their scores."""
     facts = _with_image_facts(task)
-    if not task.captions:
+    if task.captions:
+        on = f"CAST(f.{sql.name(task.captions_by)} AS VARCHAR)"
+        facts = (
+            f"SELECT f.* REPLACE (captions.{CAPTION} AS {CAPTION}) FROM ({facts}) f "
+            f"LEFT JOIN captions ON captions.joined = {on}"
+        )
+    if not task.scores:
         return facts
-    on = f"CAST(f.{sql.name(task.captions_by)} AS VARCHAR)"
-    return (
-        f"SELECT f.* REPLACE (captions.{CAPTION} AS {CAPTION}) FROM ({facts}) f "
-        f"LEFT JOIN captions ON captions.joined = {on}"
-    )
+    return with_scores(facts, sql.name(task.shape.image_path or ""), task.image_root, task.scores)
 
 
 def _above_cutoff(cutoff: float) -> str:
@@ -419,13 +444,15 @@ def _reason(task: FilterTask) -> str:
     """SQL of the first reason to drop a row, or null.
 
     An image known to be missing comes before the rules, one not fetched yet after them: only rows that pass every
-    rule are worth fetching. A size that nobody knows before the fetch is left to the second pass.
+    rule are worth fetching. A size or score that nobody knows before the fetch is left to the second pass.
     """
     rules = task.rules
     branches = [f"WHEN {DROP_REASON} IS NOT NULL THEN {DROP_REASON}"]
     branches.append(f"WHEN {IMAGE_STATUS} != 'ok' THEN 'image_' || {IMAGE_STATUS}")
     if rules.aes_cutoff is not None:
-        branches.append(f"WHEN {AESTHETIC_SCORE} IS NULL THEN 'no_score'")
+        # An image that can be scored once it is fetched is worth fetching.
+        is_there = f" AND {IMAGE_STATUS} IS NOT NULL" if task.is_scored else ""
+        branches.append(f"WHEN {AESTHETIC_SCORE} IS NULL{is_there} THEN 'no_score'")
         branches.append(f"WHEN NOT {_above_cutoff(rules.aes_cutoff)} THEN 'aes_cutoff'")
     if task.captions:
         branches.append(f"WHEN {CAPTION} IS NULL THEN 'no_recaption'")

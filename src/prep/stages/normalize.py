@@ -83,8 +83,8 @@ class NormalizeTask(ShardTask):
 
     @property
     def fingerprint(self) -> str:
-        """Everything the shard is made from; the rules of filter are not part of it."""
-        table = self.table.model_dump(mode="json", exclude={"filter"})
+        """Everything the shard is made from; what is for filter alone is not part of it."""
+        table = self.table.model_dump(mode="json", exclude={"filter", "scores"})
         inputs = [self.part_name, self.part_sha256, self.images, self.base, self.index_sha256]
         return fingerprint([VERSION, *inputs, table])
 
