@@ -228,6 +228,8 @@ def _describe(outcome: Outcome) -> str:
         return "waits"
     if outcome.state == "planned":
         return f"{outcome.made} of {outcome.total} to do"
+    if outcome.state == "partly":
+        return f"{outcome.made} of {outcome.total} made"
     manifest = outcome.manifest
     if manifest is None:
         return "nothing to do"
@@ -244,6 +246,11 @@ def _result(stage: str, manifest: Any) -> str:
     if stage == "score":
         failed = {status: count for status, count in manifest.counts.items() if status != "ok"}
         return f"{manifest.counts.get('ok', 0):,} scored" + (f"; not: {_counts(failed)}" if failed else "")
+    if stage == "dedup":
+        return f"{manifest.rows:,} duplicates" + (f": {_counts(manifest.counts)}" if manifest.rows else "")
+    if stage == "phash":
+        unhashed = manifest.rows - manifest.counts.get("hashed", 0)
+        return f"{manifest.rows - unhashed:,} hashed" + (f"; not: {unhashed:,}" if unhashed else "")
     if stage == "filter":
         kept, reasons = _kept_and_dropped(manifest)
         dropped = sum(reasons.values())
@@ -273,6 +280,7 @@ _NEXT = {
     "download": "prep images",
     "images": "prep normalize",
     "normalize": "prep filter",
+    "dedup": "prep filter, which now drops the duplicates",
     "score": "prep filter, which now judges by the scores",
 }
 
@@ -291,6 +299,8 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
     stage = outcomes[0].stage
     if any(outcome.state == "planned" for outcome in outcomes):
         talk(f"Next: prep {stage}")
+    elif any(outcome.state == "partly" for outcome in outcomes):
+        talk(f"The last rank ends it; if one was lost, run its command again, or `prep {stage}` without --rank.")
     elif stage == "filter" and any(
         outcome.manifest and not outcome.manifest.facts["has_images"] for outcome in outcomes
     ):
@@ -394,8 +404,8 @@ def _lists(emission: Emission, workspace: Workspace) -> None:
         other = "" if emission.path == workspace.training_file else f" {shlex.quote(str(emission.path))}"
         talk(f"Next: prep check{other}; the module says how the trainer gets its paths. Train with --dataset {names}")
     else:
-        path, folder = (shlex.quote(str(each)) for each in (emission.entries[0]["json_path"], emission.image_folder))
-        talk(f"Next: prep check {path} --image-folder {folder}")
+        folder = f" --image-folder {shlex.quote(str(emission.image_folder))}" if emission.format == "llava-json" else ""
+        talk(f"Next: prep check {shlex.quote(str(emission.path))}{folder}")
 
 
 def check(report: CheckReport | ListsReport, as_json: bool) -> None:
