@@ -329,7 +329,7 @@ def test_json_is_one_document_and_nothing_else(blip: Path, world: World) -> None
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
         assert all("event" in json.loads(line) for line in done.stderr.splitlines())
-        assert bool(done.stderr) == (command in ("download", "images", "normalize", "filter"))
+        assert bool(done.stderr) == (command in ("download", "images", "normalize", "filter", "run"))  # which locks
     assert json.loads(prep(blip, "datasets", "coyo-700m", "--json").stdout)["name"] == "coyo-700m"
     assert {recipe["name"] for recipe in json.loads(prep(blip, "init", "--list", "--json").stdout)} >= {
         "lavida-o-start"

@@ -30,7 +30,9 @@ from prep.images.statuses import OF_ADDRESSES, OF_ANY, OF_FILES
 from prep.progress import Meter
 from prep.readers.json import BAD_JSON
 from prep.schema import KINDS, Kind
+from prep.stages.dedup_facts import REASONS
 from prep.stages.normalize import NormalizeTask, needed_columns
+from prep.stages.sampling import SAMPLED_OUT
 from prep.trainers import convllava, convllava_rows, lavida_o
 from prep.workspace import RulesFile
 from worlds import prep as run_prep
@@ -299,7 +301,14 @@ def test_every_image_status_is_documented() -> None:
 def reasons_in_code() -> set[str]:
     """Every reason that a row can be dropped for; `image_` and `bad_` stand for those that go on."""
     rules = (SOURCE / "stages" / "filter.py").read_text(encoding="utf-8")
-    found = set(re.findall(r"THEN '(\w+)'", rules)) | {NOT_FETCHED, f"image_{AMBIGUOUS}", BAD_JSON, *turns.REASONS}
+    found = set(re.findall(r"THEN '(\w+)'", rules)) | {
+        NOT_FETCHED,
+        SAMPLED_OUT,
+        f"image_{AMBIGUOUS}",
+        BAD_JSON,
+        *turns.REASONS,
+    }
+    found |= {*REASONS.values()}
     found |= {f"image_{status}" for status in re.findall(r"missing = \"'(\w+)'\"", rules)}
     # Those of text-to-image and grounded-caption have rows of their own; `no_` stands for the other columns.
     needed = {word for kind in KINDS.values() for images in ("url", "given") for word in needed_words(kind, images)}
@@ -466,7 +475,10 @@ def test_tables_and_manifests_are_as_documented(six_lines: tuple[Path, str]) -> 
 
 
 # Facts of other sources, and of what is not wholly here.
-ELSEWHERE = ("repo", "revision", "folder", "documents_left_out", "slice", "adopted", "missing", "scores")
+ELSEWHERE = (
+    *("repo", "revision", "folder", "documents_left_out", "slice", "adopted", "missing"),
+    *("scores", "sample", "dedup", "judged"),
+)
 
 
 def _assert_manifests_are_documented(page: Path, root: Path) -> None:

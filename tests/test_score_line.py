@@ -103,9 +103,12 @@ def test_what_the_command_says_without_a_model(world: World, tmp_path: Path) -> 
         (["--output", "x.parquet"], "--output is for --embeddings without a table"),
         (["--embeddings", "a.npy", "blip3o-60k", "grand-f-refcocog"], "--embeddings are for one table"),
         (["--embeddings", "a.npy", "--embeddings", "b.npy", "-o", "c"], "--output is for one file, and 2 are given"),
+        (["--weights", "/none"], "/none lacks 3 of 3 files"),
     ):
         done = prep(root, "score", *arguments)
         assert done.returncode == 1 and words in done.stderr, done.stderr
+    refused = prep(root, "score", "--weights", "")
+    assert refused.returncode == 2 and "Invalid value for '--weights': its name is empty" in refused.stderr
     refused = prep(root, "filter", "--scorer", "hpsv2")
     assert refused.returncode == 1 and "--scorer: Input should be 'aesthetic-v1'" in refused.stderr
 
@@ -128,7 +131,8 @@ def test_tiny_models_through_the_real_command(world: World, tmp_path: Path) -> N
         [passport] = [Passport(**data) for data in outcome["facts"]["passports"]]
         assert passport.scale.startswith(f"{SCORERS[scorer].scale} with other weights (")
         assert passport.dtype == "fp32" and set(passport.libraries) >= {"torch", "transformers"}
-        assert prep_json(root, *command)["outcomes"][0]["rows"] == rows
+        for again in (command, [*command, "--dry-run"]):
+            assert [(o["state"], o["rows"]) for o in prep_json(root, *again)["outcomes"]] == [("up to date", rows)]
     prep_json(root, "filter", "--where", "clip_similarity > -2")
     [filtered] = prep_json(root, "filter")["outcomes"]
     assert filtered["facts"]["columns"] == [

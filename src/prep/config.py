@@ -9,25 +9,51 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from prep.errors import ConfigError
 from prep.schema import CAPTION, DROP_REASON, KINDS, RESERVED, URL, Kind
 from prep.yaml_file import YamlFile, read_yaml
 
 # Folders of a workspace that hold what stages write.
-STAGE_FOLDERS = ("raw", "index", "scores", "normalized", "filtered", "dropped", "training", "preview", "datasets")
+STAGE_FOLDERS = (
+    "raw",
+    "index",
+    "scores",
+    "normalized",
+    "sampled",
+    "phash",
+    "dedup",
+    "filtered",
+    "dropped",
+    "training",
+    "preview",
+    "datasets",
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True)]
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$", to_lower=True)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+MAX_DISTANCE = (
+    12  # bits of 64 in which near duplicates may differ: pictures that have nothing in common differ in some 32
+)
 GOOGLE_DRIVE = "https://drive.google.com"
 AestheticScorer = Literal["aesthetic-v1", "aesthetic-v2", "published"]
 
@@ -43,6 +69,21 @@ def _drive_id(address: str, other: str) -> str:
     if (found[1] or "").startswith(other):
         raise ValueError(f"{address!r} is a {other}, which has a key of its own")
     return found[2]
+
+
+def _sample(text: str) -> str:
+    """How much of a table: a percentage above 0 up to 100, or a number of rows; YAML's numbers are its text already."""
+    if not re.fullmatch(r"[0-9]+|[0-9]+(\.[0-9]+)?%", text):
+        raise ValueError(f"{text!r} is neither a percentage such as 0.1% nor a number of rows")
+    share = Fraction(text.removesuffix("%"))
+    if not share or ("%" in text and share > 100):
+        raise ValueError(f"{text!r} must be above 0" + (" and at most 100%" if "%" in text else ""))
+    return text
+
+
+Sample = Annotated[
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value), AfterValidator(_sample)
+]
 
 
 class Model(BaseModel):
@@ -373,7 +414,10 @@ class Rules(Model):
     Attributes:
         aes_cutoff: keep rows whose aesthetic score is strictly greater.
         min_size: keep rows whose height and width in pixels are both at least this.
-        where: a DuckDB predicate over the sample's columns; keep rows for which it is true.
+        where: a DuckDB predicate over the sample's columns and the facts of its image; keep rows for which it is true.
+        sample: keep so much of what passes every other rule: a percentage (`0.1%`), or a number of rows; the same rows
+            on every machine, and those of a smaller sample among those of a larger one.
+        seed: another number gives another sample; 0 by default.
         scorer: whose aesthetic scores count: those of one scorer alone, or the publisher's alone. By default the
             publisher's, and where it gives none computed ones, if both are of one scale.
     """
@@ -381,11 +425,38 @@ class Rules(Model):
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
     where: str | None = Field(default=None, pattern=r"\S")
+    sample: Sample | None = None
+    seed: int | None = Field(default=None, ge=0)
     scorer: AestheticScorer | None = None
 
     def over(self, weaker: Rules) -> Rules:
         """These rules, and where one is left out, the one of `weaker`."""
         return Rules(**{**weaker.model_dump(exclude_none=True), **self.model_dump(exclude_none=True)})
+
+
+class Dedup(Model):
+    """What `prep dedup` was asked; what is left out is as its default says.
+
+    Attributes:
+        by: what two rows have in common to be duplicates, any of it: the address, the caption, the image's bytes, or
+            (nearly) its perceptual hash.
+        distance: bits in which two perceptual hashes of 64 may differ; 4 by default.
+        keep: which of several rows stays: of the highest score (the default), with the largest image, or the first.
+        tables: where duplicates are removed; by default from all text-to-image tables of the recipe.
+        against: tables, or parquet files, whose rows take others out and are never taken out themselves.
+        within: with `against`, also remove what the tables have twice themselves; without it they always are.
+    """
+
+    by: tuple[Literal["url", "caption", "sha256", "phash"], ...] | None = None
+    distance: int | None = Field(default=None, ge=0, le=MAX_DISTANCE)
+    keep: Literal["score", "largest", "first"] | None = None
+    tables: tuple[Name, ...] | None = None
+    against: tuple[str, ...] | None = None
+    within: bool | None = None
+
+    def over(self, weaker: Dedup) -> Dedup:
+        """This, and where something is left out, the word of `weaker`."""
+        return Dedup(**{**weaker.model_dump(exclude_none=True), **self.model_dump(exclude_none=True)})
 
 
 class Captions(Model):
@@ -546,6 +617,8 @@ class Entry(Model):
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
     where: str | None = None
+    sample: Sample | None = None
+    seed: int | None = Field(default=None, ge=0)
     scorer: AestheticScorer | None = None
 
     @property
@@ -556,7 +629,7 @@ class Entry(Model):
     @property
     def rules(self) -> Rules:
         """The entry's own filter rules."""
-        return Rules(aes_cutoff=self.aes_cutoff, min_size=self.min_size, where=self.where, scorer=self.scorer)
+        return Rules(**{name: getattr(self, name) for name in Rules.model_fields})
 
 
 class Recipe(Model):

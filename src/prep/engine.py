@@ -1,6 +1,7 @@
-"""Run independent shard tasks: in this process, in threads, or in a pool of processes that survives its workers.
+"""Run independent shard tasks: in this process, in threads, in a pool of processes that survives its workers.
 
-A task is plain data, its function a plain module-level function; both are safe to run twice.
+Or on the machines of a cluster, while one is in use (see `engine_ray`). A task is plain data, its function a plain
+module-level function; both are safe to run twice.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from prep.errors import PrepError
+from prep.files import write_as
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,25 +42,99 @@ PRELOADED = (
 )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which shards this process makes, where several processes make those of a stage together.
+
+    Attributes:
+        rank: which of the processes this is, from 0.
+        world_size: how many there are.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's share: the same for the same list, whatever is done of it already."""
+        return items[self.rank :: self.world_size]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is everything."""
+        return self.world_size == 1
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.world_size}"
+
+
+WHOLE = Share()
+
+
+class Cluster(Protocol):
+    """Machines that tasks are sent to."""
+
+    @property
+    def workers(self) -> int:
+        """Tasks that can be at work at once."""
+
+    def run(
+        self, function: Callable[[T], R], tasks: Sequence[T], failures: list[PrepError], *, on_gpu: bool
+    ) -> Iterator[R]:
+        """Yield results as they come; of tasks that fail, and of those whose worker dies again and again, the error."""
+
+
+_share = WHOLE
+_cluster: Cluster | None = None
+
+
+def share() -> Share:
+    """What of each stage this process is to make."""
+    return _share
+
+
+def cluster() -> Cluster | None:
+    """The cluster that tasks are sent to; None where they run on this machine."""
+    return _cluster
+
+
+@contextmanager
+def working(own: Share = WHOLE, on: Cluster | None = None) -> Iterator[None]:
+    """Make only a share of every stage meanwhile, or send tasks to a cluster."""
+    global _share, _cluster
+    before = _share, _cluster
+    _share, _cluster = own, on
+    write_as("" if own.is_whole else f"rank-{own.rank}")
+    try:
+        yield
+    finally:
+        _share, _cluster = before
+        write_as("")
+
+
 def default_workers() -> int:
     """One worker per core this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(function: Callable[[T], R], tasks: Sequence[T], *, workers: int, threads: bool = False) -> Iterator[R]:
+def run_tasks(
+    function: Callable[[T], R], tasks: Sequence[T], *, workers: int, threads: bool = False, on_gpu: bool = False
+) -> Iterator[R]:
     """Call `function` on every task and yield results as they come.
 
     A failing task does not stop the others; the failures are raised together at the end.
 
     Args:
         workers: tasks at work at once; 1 runs them here, in order.
-        threads: use threads (for tasks that wait on the network) rather than processes.
+        threads: use threads (for tasks that wait on the network) rather than processes, also beside a cluster.
+        on_gpu: on a cluster, a task has a GPU to itself where there are any.
 
     Raises:
         PrepError: the first failure, and how many there were.
     """
     failures: list[PrepError] = []
-    if workers == 1 and not threads:
+    if _cluster is not None and not threads:
+        runs = _cluster.run(function, tasks, failures, on_gpu=on_gpu)
+    elif workers == 1 and not threads:
         runs = _run_here(function, tasks, failures)
     elif threads:
         runs = _run_threads(function, tasks, workers, failures)

@@ -17,6 +17,15 @@ JSON_BUFFER = 4096
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems without them, as clusters have
 
 
+_writer = ""  # in the names of this process's temporary files
+
+
+def write_as(writer: str) -> None:
+    """Name this process's temporary files for `writer`, where others may write the same files at the same time."""
+    global _writer
+    _writer = f"{writer}." if writer else ""
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; on success make it durable and rename it to `target`.
@@ -25,7 +34,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     run leaves behind is overwritten by the next one. On an error the temporary file is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = target.with_name(f".{target.name}.{_writer}tmp")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
@@ -56,10 +65,15 @@ def open_own(path: Path, mode: str) -> IO[str]:
     return open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
-def try_lock(descriptor: int) -> bool:
-    """Lock a file for this process alone; False where another has it, True where the file system knows no locks."""
+def try_lock(descriptor: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock a file for this process alone; False where another has it, True where the file system knows no locks.
+
+    Args:
+        shared: others may have it too, if they ask for no more.
+        wait: until it can be had.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:

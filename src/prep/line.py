@@ -7,7 +7,9 @@ from functools import partial
 
 from prep.config import ArchiveImages, Dataset, ParquetImages, UrlImages
 from prep.errors import Failures, each
+from prep.images.chunks import NOT_FETCHED
 from prep.manifest import read_manifest
+from prep.stages.dedup import dedup
 from prep.stages.download import ADOPTED, download, slice_note
 from prep.stages.filter import filter_table
 from prep.stages.images import ImageOptions, images
@@ -17,6 +19,7 @@ from prep.stages.score import score_status
 from prep.stages.shards import Outcome, State
 from prep.workspace import Workspace
 
+MAX_ROUNDS = 10  # of fetching what stands in for rows whose image could not be fetched
 ARCHIVES_AT_ONCE = 8  # with --delete-parts: enough to keep every transfer busy
 
 
@@ -26,7 +29,8 @@ def run_line(
     """Bring every dataset and table of the recipe up to date, up to the filtered tables.
 
     Address datasets are filtered twice: on the publisher's metadata, so that only rows that pass are fetched, and
-    then on what was really fetched.
+    then on what was really fetched. Where duplicates are asked for, every filter is followed by `dedup` and another;
+    and where the image of a row that stayed could not be fetched, that of the next one of its group is.
 
     Args:
         delete_parts: bring archives a few at a time, and delete them when their images are stored.
@@ -50,8 +54,32 @@ def run_line(
     yield from on_datasets(images, others)
     yield from on_tables(normalize, workspace.select_tables((), to_normalize=True))
     yield from on_tables(filter_table, tables)
-    yield from on_datasets(images, by_url)
-    yield from on_tables(filter_table, url_tables)
+    if workspace.given_rules().dedup is None:
+        yield from on_datasets(images, by_url)
+        yield from on_tables(filter_table, url_tables)
+        return
+    for _ in range(1 if dry_run else MAX_ROUNDS):
+        yield from _without_duplicates(workspace, failures, dry_run)
+        if failures.errors or not any(_lacks_images(workspace, table) for table in url_tables):
+            return
+        yield from on_datasets(images, by_url)
+        yield from on_tables(filter_table, url_tables)
+    if not dry_run:
+        yield from _without_duplicates(workspace, failures, dry_run)
+
+
+def _without_duplicates(workspace: Workspace, failures: Failures, dry_run: bool) -> Iterator[Outcome]:
+    """Look for duplicates among the rows that pass everything else, and filter by what is found."""
+    for outcomes in each([lambda: list(dedup(workspace, dry_run=dry_run))], failures):
+        yield from outcomes
+    if not dry_run:
+        yield from each((partial(filter_table, workspace, table) for table in workspace.select_tables(())), failures)
+
+
+def _lacks_images(workspace: Workspace, table: str) -> bool:
+    """Whether rows of a table of addresses pass everything and their images have not been asked for."""
+    filtered = read_manifest(workspace.filtered(table))
+    return filtered is None or not filtered.facts["has_images"] or bool(filtered.counts.get(NOT_FETCHED))
 
 
 def _little_by_little(workspace: Workspace, dataset: Dataset) -> Iterator[Callable[[], Outcome]]:
@@ -80,6 +108,8 @@ def status(workspace: Workspace) -> list[Outcome]:
     outcomes += [normalize(workspace, table, dry_run=True) for table in workspace.normalized_names]
     for table in workspace.table_names:
         outcomes += [*score_status(workspace, table), filter_table(workspace, table, dry_run=True)]
+    if workspace.given_rules().dedup is not None:
+        outcomes += dedup(workspace, dry_run=True)
     return outcomes
 
 
@@ -99,6 +129,10 @@ def stale_tables(workspace: Workspace) -> dict[str, str]:
             if outcome.state != "up to date":
                 stale[table] = outcome.note if outcome.state == "waiting" else f"{outcome.stage} has work to do"
                 break
+    if workspace.given_rules().dedup is not None:
+        for outcome in dedup(workspace, dry_run=True):
+            if outcome.stage == "dedup" and outcome.state != "up to date":
+                stale.setdefault(outcome.name, "dedup has work to do")
     return stale
 
 

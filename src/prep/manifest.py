@@ -18,11 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from prep.engine import WHOLE, Share
 from prep.errors import WorkspaceError
 from prep.files import open_own, size_of, write_text
 
 MANIFEST_NAME = "_manifest.json"
 JOURNAL_NAME = "_parts.jsonl"  # parts that are whole and in no manifest: of an unfinished download, or outside a slice
+RANK_JOURNALS = ".parts-*.jsonl"  # the same of single ranks
+SHARES = ".share-*.json"  # what single ranks have made
 FSYNC_SECONDS = 1.0  # how often the journal is made durable; a line lost with the power costs one hashing
 
 
@@ -102,7 +105,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     Raises:
         WorkspaceError: the file is there and is not a manifest.
     """
-    path = folder / MANIFEST_NAME
+    return _read(folder / MANIFEST_NAME)
+
+
+def _read(path: Path) -> Manifest | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         shards = tuple(_shard(shard) for shard in data.pop("shards"))
@@ -126,7 +132,11 @@ def read_finished(folder: Path) -> Manifest | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Declare `folder` finished."""
-    write_text(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+    _write(folder / MANIFEST_NAME, manifest)
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    write_text(path, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
 def remove_manifest(folder: Path) -> None:
@@ -134,38 +144,103 @@ def remove_manifest(folder: Path) -> None:
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
 
 
+# -- shares of ranks -----------------------------------------------------------------------------------------------
+
+
+def _share_path(folder: Path, share: Share) -> Path:
+    return folder / f".share-{share.rank}-of-{share.world_size}.json"
+
+
+def write_share(folder: Path, share: Share, manifest: Manifest) -> None:
+    """Declare that a rank has made its share of `folder`."""
+    _write(_share_path(folder, share), manifest)
+
+
+def remove_share(folder: Path, share: Share) -> None:
+    """Declare a rank's share unfinished, before it changes anything, and what other numbers of ranks said void."""
+    _share_path(folder, share).unlink(missing_ok=True)
+    for path in folder.glob(SHARES):
+        if not path.name.endswith(f"-of-{share.world_size}.json"):
+            path.unlink(missing_ok=True)
+
+
+def read_shares(folder: Path, world_size: int) -> list[Manifest]:
+    """What the ranks that have finished made, in the ranks' order; as many as there are when all have."""
+    shares = (_read(_share_path(folder, Share(rank, world_size))) for rank in range(world_size))
+    return [share for share in shares if share is not None]
+
+
+def remove_shares(folder: Path) -> None:
+    """Forget which rank made what."""
+    for path in folder.glob(SHARES):
+        path.unlink(missing_ok=True)
+
+
+def known_shards(folder: Path) -> dict[str, Shard]:
+    """Every shard, by name, that the manifest or a finished rank tells of; whether it is there is another question."""
+    manifests = [read_manifest(folder), *(_read(path) for path in folder.glob(SHARES))]
+    return {shard.name: shard for manifest in manifests if manifest for shard in manifest.shards}
+
+
 # -- the journal of a download -----------------------------------------------------------------------------------
 
 
 def read_journal(folder: Path) -> dict[str, Shard]:
-    """Parts that the journal of `folder` holds, by path.
+    """Parts that the journal of `folder` holds, by path, and over it those of single ranks.
 
     A line that is none (the last may be cut off by a kill) is passed over: its part is hashed or brought again.
     """
-    path, shards = folder / JOURNAL_NAME, {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            shard = _shard(json.loads(line.decode()))
-        except (ValueError, TypeError, RecursionError):
-            continue
-        shards[shard.name] = shard
+    return _read_lines(folder / JOURNAL_NAME, *sorted(folder.glob(RANK_JOURNALS)))
+
+
+def _read_lines(*paths: Path) -> dict[str, Shard]:
+    shards = {}
+    for path in paths:
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                shard = _shard(json.loads(line.decode()))
+            except (ValueError, TypeError, RecursionError):
+                continue
+            shards[shard.name] = shard
     return shards
 
 
-def write_journal(folder: Path, shards: Iterable[Shard]) -> None:
-    """Let the journal of `folder` hold `shards`; with none there is no journal."""
-    text = "".join(_line(shard) for shard in shards)
+def shelve_parts(folder: Path, share: Share) -> None:
+    """Keep in the journal what a manifest says that is about to go, and what journals of other numbers of ranks say."""
+    manifest = read_manifest(folder)
+    others = [path for path in folder.glob(RANK_JOURNALS) if not path.stem.endswith(f"-of-{share.world_size}")]
+    if manifest is not None or others:
+        known = {shard.name: shard for shard in manifest.shards} if manifest else {}
+        known |= _read_lines(folder / JOURNAL_NAME, *sorted(others))
+        write_text(folder / JOURNAL_NAME, "".join(_line(shard) for shard in known.values()))
+    for path in others:
+        path.unlink(missing_ok=True)
+
+
+def _journal_path(folder: Path, share: Share) -> Path:
+    return folder / (JOURNAL_NAME if share.is_whole else f".parts-{share.rank}-of-{share.world_size}.jsonl")
+
+
+def write_journal(folder: Path, shards: Iterable[Shard], share: Share = WHOLE) -> None:
+    """Let the journal of `folder`, or of one rank, hold `shards`; with none there is no journal.
+
+    That of the folder takes the place of those of all ranks.
+    """
+    path, text = _journal_path(folder, share), "".join(_line(shard) for shard in shards)
     if text:
-        write_text(folder / JOURNAL_NAME, text)
+        write_text(path, text)
     else:
-        (folder / JOURNAL_NAME).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    if share.is_whole:
+        for other in folder.glob(RANK_JOURNALS):
+            other.unlink(missing_ok=True)
 
 
 class Journal:
-    """The journal of `folder`, open for more: a line each, with the system at once, on the disk within a second."""
+    """The journal of `folder` or of one rank, open for more: a line each, at once with the system, soon on the disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = open_own(folder / JOURNAL_NAME, "a")
+    def __init__(self, folder: Path, share: Share = WHOLE) -> None:
+        self._file = open_own(_journal_path(folder, share), "a")
         self._synced = time.monotonic()
 
     def add(self, shard: Shard) -> None:

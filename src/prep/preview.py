@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,28 +107,24 @@ def preview_table(
         WorkspaceError: S3 refuses, or does not answer.
     """
     folder = folder or page_folder(workspace, table, dropped)
-    shards = _shards(workspace, table, dropped)
+    shards = table_shards(workspace, table, dropped)
     total = sum(count for _, count in shards)
     if total == 0:
         what = "dropped" if dropped else "kept"
         raise DataError(f"no row of table {table} was {what}", "`prep status` shows how far every table is.")
     _, definition = workspace.table(table)
     _empty(folder)
-    pictures = _Pictures(workspace, definition.shape)
+    pictures = Pictures(workspace, definition.shape)
     articles: list[str] = []
-    for number, row in enumerate(_spread_rows(shards, min(rows, total)), 1):
-        panels = pictures.panels(row)
-        boxes, problems = _boxes_of(row)
-        problems += [f"{panel.column}: {panel.address} {panel.problem}" for panel in panels if panel.problem]
-        picture = f"{number:03d}.jpg" if panels else None
-        if picture:
-            sheet, hidden = _sheet(panels, boxes)
-            problems += hidden
+    for number, row in enumerate(rows_at(shards, even_positions(total, rows)), 1):
+        drawing = pictures.draw(row)
+        picture = f"{number:03d}.jpg" if drawing.sheet else None
+        if picture and drawing.sheet:
             with atomic_path(folder / picture) as temporary:
-                sheet.save(temporary, "JPEG", quality=90)
-        images = tuple(panel.address for panel in panels)
-        shown = Shown(number, str(row[KEY]), picture, images, len(boxes), tuple(problems))
-        articles.append(_article(shown, panels, _texts(row, definition.shape)))
+                drawing.sheet.save(temporary, "JPEG", quality=90)
+        images = tuple(panel.address for panel in drawing.panels)
+        shown = Shown(number, str(row[KEY]), picture, images, drawing.boxes, drawing.problems)
+        articles.append(_article(shown, drawing.panels, _texts(row, definition.shape)))
         yield shown
     about = f"{len(articles):,} of {total:,} rows that were {'dropped' if dropped else 'kept'}, spread evenly."
     page = _PAGE.format(title=html.escape(table), about=about, articles="\n".join(articles))
@@ -155,8 +152,12 @@ def _empty(folder: Path) -> None:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
-def _shards(workspace: Workspace, table: str, dropped: bool) -> list[tuple[Path, int]]:
-    """Shards of the rows to choose from, each with how many it has; those without images last."""
+def table_shards(workspace: Workspace, table: str, dropped: bool = False) -> list[tuple[Path, int]]:
+    """Shards of a table's kept (or dropped) rows, each with how many it has; those without images last.
+
+    Raises:
+        DataError: the table is not filtered yet.
+    """
     if read_finished(workspace.filtered(table)) is None:
         raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
     folders = [workspace.dropped(table)] if dropped else [workspace.filtered(table), workspace.text_only(table)]
@@ -164,20 +165,31 @@ def _shards(workspace: Workspace, table: str, dropped: bool) -> list[tuple[Path,
     return [(path, pq.read_metadata(path).num_rows) for path in paths]
 
 
-def _spread_rows(shards: Sequence[tuple[Path, int]], number: int) -> Iterator[dict[str, Any]]:
-    """`number` rows at even distances; of a shard, one row group is in memory at a time."""
-    last = sum(count for _, count in shards) - 1
-    wanted = [index * last // max(number - 1, 1) for index in range(number)]
+def even_positions(total: int, number: int) -> list[int]:
+    """`number` positions at even distances among `total`, first and last among them; all where there are fewer."""
+    number = min(number, total)
+    return [index * (total - 1) // max(number - 1, 1) for index in range(number)]
+
+
+def rows_at(
+    shards: Sequence[tuple[Path, int]], positions: Sequence[int], columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows at rising positions, counted over all shards; of a shard, one row group is in memory at a time.
+
+    Args:
+        columns: what is read of them; all by default.
+    """
     start = 0
     for path, count in shards:
-        if any(start <= position < start + count for position in wanted):
+        if bisect_left(positions, start) < bisect_left(positions, start + count):
             with pq.ParquetFile(path) as file:
                 before = start
                 for group in range(file.num_row_groups):
                     end = before + file.metadata.row_group(group).num_rows
-                    inside = [position - before for position in wanted if before <= position < end]
+                    inside = positions[bisect_left(positions, before) : bisect_left(positions, end)]
                     if inside:
-                        yield from file.read_row_group(group).take(inside).to_pylist()
+                        rows = file.read_row_group(group, columns=columns)
+                        yield from rows.take([position - before for position in inside]).to_pylist()
                     before = end
         start += count
 
@@ -221,15 +233,51 @@ class _Panel:
     has_boxes: bool = True
 
 
-class _Pictures:
-    """Opens the images that rows name, on disk and on S3."""
+@dataclass(frozen=True)
+class Drawing:
+    """The images of one row beside each other, its boxes drawn on them.
 
-    def __init__(self, workspace: Workspace, kind: Kind) -> None:
+    Attributes:
+        sheet: None for a row without images.
+        boxes: in its texts.
+        problems: images that are not there, locations that are none.
+    """
+
+    sheet: Image.Image | None
+    panels: tuple[_Panel, ...]
+    boxes: int
+    problems: tuple[str, ...]
+
+
+class Pictures:
+    """Opens the images that rows name, on disk and on S3, and draws their boxes.
+
+    Args:
+        side: pixels of a sheet's longest side.
+        words: write what they show beside boxes, and columns' names on images.
+    """
+
+    def __init__(self, workspace: Workspace, kind: Kind, side: int = SIDE, *, words: bool = True) -> None:
         self._endpoint = workspace.config.s3_endpoint
         self._kind = kind
+        self._side, self._words = side, words
         self._stores: dict[str, S3Store] = {}
 
-    def panels(self, row: Mapping[str, Any]) -> list[_Panel]:
+    def draw(self, row: Mapping[str, Any]) -> Drawing:
+        """The images of a row, boxes and all.
+
+        Raises:
+            WorkspaceError: S3 refuses, or does not answer.
+        """
+        panels = self._panels(row)
+        boxes, problems = _boxes_of(row)
+        problems += [f"{panel.column}: {panel.address} {panel.problem}" for panel in panels if panel.problem]
+        if not panels:
+            return Drawing(None, (), len(boxes), tuple(problems))
+        sheet, hidden = _sheet(panels, boxes, self._side, words=self._words)
+        return Drawing(sheet, tuple(panels), len(boxes), (*problems, *hidden))
+
+    def _panels(self, row: Mapping[str, Any]) -> list[_Panel]:
         """The images of a row in its columns' order, so of an edit what it begins with comes first."""
         panels = []
         for column in (column for column in self._kind.columns if column.images):
@@ -250,7 +298,10 @@ class _Pictures:
     def _open(self, column: str, address: str) -> _Panel:
         try:
             with open_image(self._read(address)) as opened:
-                size, image = opened.size, opened.convert("RGB")
+                size = opened.size
+                if self._side < SIDE:  # a JPEG need not be decoded in full for a thumbnail
+                    opened.draft("RGB", (2 * self._side, 2 * self._side))
+                image = opened.convert("RGB")
         except PrepError:
             raise  # S3 refuses all of them
         except (FileNotFoundError, NotADirectoryError):
@@ -271,24 +322,25 @@ class _Pictures:
         return self._stores[bucket].get(key)
 
 
-def _sheet(panels: Sequence[_Panel], boxes: Sequence[_Box]) -> tuple[Image.Image, list[str]]:
+def _sheet(panels: Sequence[_Panel], boxes: Sequence[_Box], side: int, *, words: bool) -> tuple[Image.Image, list[str]]:
     """The images of a row beside each other, boxes and all, and what is wrong with the boxes."""
     lines = [panels[start : start + _ABREAST] for start in range(0, len(panels), _ABREAST)]
+    gap = _GAP * side // SIDE
     ratios = [[panel.image.width / panel.image.height for panel in line] for line in lines]
-    room = (SIDE - _GAP * (len(lines[0]) - 1)) / max(map(sum, ratios)), (SIDE - _GAP * (len(lines) - 1)) / len(lines)
+    room = (side - gap * (len(lines[0]) - 1)) / max(map(sum, ratios)), (side - gap * (len(lines) - 1)) / len(lines)
     height = max(int(min(room)), 1)
     widths = [[max(int(ratio * min(room)), 1) for ratio in line] for line in ratios]
-    sheet_width = max(sum(line) + _GAP * (len(line) - 1) for line in widths)
-    sheet = Image.new("RGB", (sheet_width, height * len(lines) + _GAP * (len(lines) - 1)), _PAPER)
+    sheet_width = max(sum(line) + gap * (len(line) - 1) for line in widths)
+    sheet = Image.new("RGB", (sheet_width, height * len(lines) + gap * (len(lines) - 1)), _PAPER)
     problems: dict[str, None] = {}
     for number, panel in enumerate(panels):
         line, place = divmod(number, _ABREAST)
         image = panel.image.resize((widths[line][place], height), Image.Resampling.LANCZOS)
         if panel.size is not None and panel.has_boxes:
-            problems |= dict.fromkeys(_draw_boxes(image, panel.size, boxes))
-        if len(panels) > 1:
+            problems |= dict.fromkeys(_draw_boxes(image, panel.size, boxes, words=words))
+        if words and len(panels) > 1:
             _draw_label(image, (0, image.height), f"{number + 1} {panel.column}", "#404040")
-        sheet.paste(image, (sum(widths[line][:place]) + _GAP * place, line * (height + _GAP)))
+        sheet.paste(image, (sum(widths[line][:place]) + gap * place, line * (height + gap)))
     return sheet, list(problems)
 
 
@@ -333,7 +385,7 @@ def _boxes_of(row: Mapping[str, Any]) -> tuple[list[_Box], list[str]]:
     return boxes, problems
 
 
-def _draw_boxes(image: Image.Image, size: tuple[int, int], boxes: Sequence[_Box]) -> Iterator[str]:
+def _draw_boxes(image: Image.Image, size: tuple[int, int], boxes: Sequence[_Box], *, words: bool) -> Iterator[str]:
     """Draw boxes on an image of `size` as it is shown here; tells those that cannot be seen on it."""
     width, height = size
     for box in boxes:
@@ -349,8 +401,8 @@ def _draw_boxes(image: Image.Image, size: tuple[int, int], boxes: Sequence[_Box]
             yield f"{box.phrase or 'a box'}: {box.location} lies outside of the image"
             continue
         corners = (left, top, max(right - 1, left), max(bottom - 1, top))
-        ImageDraw.Draw(image).rectangle(corners, outline=box.colour, width=3)
-        if box.phrase:
+        ImageDraw.Draw(image).rectangle(corners, outline=box.colour, width=3 if words else 2)
+        if words and box.phrase:
             _draw_label(image, (left, top), box.phrase, box.colour)
 
 

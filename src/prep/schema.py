@@ -27,6 +27,15 @@ URL = "url"  # where the image is, for datasets of addresses
 DROP_REASON = "drop_reason"  # why normalize found the row unusable; null for a good row
 REASON = "reason"  # of a dropped row: why
 IMAGE_STATUS = "image_status"  # of a row's image, while filter judges it
+# What `where` may ask of a row's image besides, each with its column of the image index; a table's own column of that
+# name goes before it.
+IMAGE_FACTS = {
+    "image_format": "format",
+    "image_size_bytes": "size_bytes",
+    "image_sha256": "sha256",
+    "image_displayed_width": "displayed_width",
+    "image_displayed_height": "displayed_height",
+}
 RESERVED = (KEY, ROW, IMAGE_KEY, URL, DROP_REASON, REASON, IMAGE_STATUS)
 
 # DuckDB types of columns.

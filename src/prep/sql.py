@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,24 +20,57 @@ from prep.files import atomic_path
 MAX_CSV_LINE = 50_000_000  # bytes
 ROW_GROUP = "4MB"  # of parquet, or 122,880 rows: what is in memory at once, several times over
 ARROW_ROWS = 4_096  # of a batch; by default it is a million
+MIN_MEMORY = 256_000_000  # bytes for one task, where there is a choice: rather fewer tasks at once
 TASK_KEY = "prep.task"  # in a parquet file's metadata: fingerprint of what the file was made from
 
 
+def free_memory(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory that programs can still have: what the kernel says, or what is left of a container's limit.
+
+    Where neither is told (no Linux), half of what the machine has.
+    """
+    try:
+        free = next(line for line in proc.read_text().splitlines() if line.startswith("MemAvailable:"))
+        available = int(free.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:  # no container, or one of the older sort
+        return available
+    left = available if limit == "max" else int(limit) - int(used) + int(stat.get("inactive_file", 0))
+    return max(0, min(available, left))
+
+
+def share_memory(tasks_at_once: int, total: int | None = None) -> tuple[int, int]:
+    """How many tasks to run at once, and bytes of memory for each.
+
+    Args:
+        tasks_at_once: as many as there could be; they become fewer where each would have less than `MIN_MEMORY`.
+        total: bytes for all of them; by default half of what is free.
+    """
+    total = free_memory() // 2 if total is None else total
+    tasks_at_once = max(1, min(tasks_at_once, total // MIN_MEMORY))
+    return tasks_at_once, total // tasks_at_once
+
+
 @contextmanager
-def connect(output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(output: Path | None = None, memory: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB connection for one shard task.
 
-    One thread, because tasks run side by side and one thread writes the same bytes every time; this task's share
-    of half the memory. Join sides stay as written: the samples are streamed past the facts, so their order is kept.
-    Statistics of parquet files are not trusted: they leave NaN out, and DuckDB then takes isnan(x) for false.
+    One thread, because tasks run side by side and one thread writes the same bytes every time. Join sides stay as
+    written: the samples are streamed past the facts, so their order is kept. Statistics of parquet files are not
+    trusted: they leave NaN out, and DuckDB then takes isnan(x) for false.
 
     Args:
         output: the shard being made; what does not fit into memory is spilled to a hidden folder beside it.
+        memory: bytes that it may have; by default a worker's share of half of what is free.
     """
     spill = None if output is None else output.with_name(f".{output.name}.spill")
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
-        "memory_limit": f"{max(5, 50 // default_workers())}%",
+        "memory_limit": f"{memory or max(MIN_MEMORY, free_memory() // 2 // default_workers())}B",
         "preserve_insertion_order": True,
         "disabled_optimizers": "join_order,build_side_probe_side,statistics_propagation",
         "autoinstall_known_extensions": False,
@@ -131,6 +165,10 @@ def data_errors(about: str, next_step: str = "") -> Iterator[None]:
         message = str(error).split("\nPossible fixes")[0].strip()
         if "No space left" in message:
             raise OSError(errno.ENOSPC, "No space left on device", about) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            next_step = (
+                "Close other programs, set fewer `workers` in prep.yaml, or give more: `prep filter --memory 8GB`."
+            )
         raise DataError(f"{about}: {message}", next_step) from error
 
 

@@ -6,9 +6,10 @@ import json
 import keyword
 import os
 import re
+import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from prep.config import (
     ArchiveImages,
     Catalogue,
     Dataset,
+    Dedup,
     Encode,
     Entry,
     FolderImages,
@@ -37,7 +39,7 @@ from prep.config import (
     load,
     nearest,
 )
-from prep.engine import default_workers
+from prep.engine import Share, default_workers, share
 from prep.errors import ConfigError, UsageError, WorkspaceError
 from prep.files import open_own, try_lock, write_text
 from prep.yaml_file import parse_yaml
@@ -45,6 +47,12 @@ from prep.yaml_file import parse_yaml
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
 LOCK_NAME = "prep.lock"
+_BUSY = ".prep-busy"
+_RANK = ".prep-rank-"
+LOCK_VERSION = 1  # of the file's form; files from before it was written have none, and only `datasets`
+
+# What prep.lock says of a download that does not say what was asked for: the rest of a dataset's keys pin it.
+_UNPINNED = frozenset(("asked", "from", "missing", "parts", "size_bytes"))
 
 _CONFIG_TEXT = """\
 # One workspace of prep. Every key but `recipe` may be left out; docs/data-format.md describes them all.
@@ -53,7 +61,8 @@ images: {images}            # a folder, or s3://bucket/prefix
 """
 _RULES_TEXT = """\
 # Rules given to `prep filter` on the command line, kept so that later runs apply them too.
-# They go over the recipe's. `prep filter --reset` forgets them; `prep images --as-published` what images are stored as.
+# They go over the recipe's. `prep filter --reset` forgets them; `prep images --as-published` what images are stored as;
+# `prep dedup --reset` which duplicates are removed.
 """
 
 
@@ -65,11 +74,15 @@ class ImageRules(Model):
 
 
 class RulesFile(Model):
-    """rules.yaml: what was given on the command line: rules for all tables or for one, and how images are stored."""
+    """rules.yaml: what was given on the command line.
+
+    Rules for all tables or for one, how images are stored, and which duplicates are removed.
+    """
 
     all: Rules = Rules()
     tables: dict[str, Rules] = {}
     images: ImageRules = ImageRules()
+    dedup: Dedup | None = None
 
     def with_rules(self, rules: Rules, tables: Sequence[str], *, reset: bool = False) -> RulesFile:
         """These, with `rules` added for `tables`, or (where none is named) for all.
@@ -84,6 +97,16 @@ class RulesFile(Model):
         if rules != Rules():
             kept |= {table: rules.over(kept.get(table, Rules())) for table in tables}
         return self.model_copy(update={"tables": kept})
+
+    def with_dedup(self, asked: Dedup, *, reset: bool = False) -> RulesFile:
+        """These, with what `prep dedup` is asked.
+
+        Args:
+            reset: forget first what it was asked before.
+        """
+        before = None if reset else self.dedup
+        both = asked.over(before or Dedup())
+        return self.model_copy(update={"dedup": None if both == Dedup() else both})
 
     def with_encode(self, encode: Encode, datasets: Sequence[str], *, reset: bool = False) -> RulesFile:
         """These, with `encode` for `datasets`, or (where none is named) for all.
@@ -115,6 +138,8 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self._given: RulesFile | None = None
+        self._has_turn = False
+        self.is_held = False  # `prep run --locked`: prep.lock is obeyed and not written
         self.root = root.resolve()
         self.config = load(WorkspaceConfig, self.root / CONFIG_NAME)
         self.catalogue = Catalogue(self.root)
@@ -425,6 +450,23 @@ class Workspace:
         """Folder of a table's samples."""
         return self.root / "normalized" / f"{table}.parquet"
 
+    def sampled(self, table: str) -> Path:
+        """Folder of the hashes from which a number of a table's samples is drawn."""
+        return self.root / "sampled" / f"{table}.parquet"
+
+    def phash(self, dataset: str) -> Path:
+        """Folder of the perceptual hashes of a dataset's images."""
+        return self.root / "phash" / f"{dataset}.parquet"
+
+    def dedup(self, table: str) -> Path:
+        """Folder of what is known of a table's duplicates."""
+        return self.root / "dedup" / f"{table}.parquet"
+
+    @property
+    def dedup_work(self) -> Path:
+        """Folder of what `prep dedup` has sorted so far; gone when it is through."""
+        return self.root / "dedup" / ".work"
+
     def filtered(self, table: str) -> Path:
         """Folder of a table's kept samples."""
         return self.root / "filtered" / f"{table}.parquet"
@@ -432,6 +474,11 @@ class Workspace:
     def text_only(self, table: str) -> Path:
         """Folder of a table's kept samples without an image, of a kind that may have some."""
         return self.root / "filtered" / f"{table}-text.parquet"
+
+    @property
+    def known_rows(self) -> Path:
+        """Fingerprints of the rows of filtered tables, so that `prep lock` reads them once."""
+        return self.root / ".prep-rows.json"
 
     def dropped(self, table: str) -> Path:
         """Folder of a table's dropped samples, each with its reason."""
@@ -467,24 +514,48 @@ class Workspace:
 
     def locked(self, dataset: str) -> dict[str, Any]:
         """What prep.lock says of a dataset: its resolved revision, slice, parts, bytes; empty when it says nothing."""
-        return self._lock_data().get(dataset, {})
+        return dict(self.lock_data()["datasets"].get(dataset, {}))
 
     def lock(self, dataset: str, resolved: dict[str, Any]) -> None:
-        """Write what a dataset was resolved to into prep.lock."""
-        data = self._lock_data() | {dataset: resolved}
-        write_text(self.root / LOCK_NAME, json.dumps({"datasets": data}, indent=1, sort_keys=True) + "\n")
+        """Write what a dataset was resolved to into prep.lock.
 
-    def _lock_data(self) -> dict[str, dict[str, Any]]:
+        What the file said of the dataset's bytes and tables is taken out where it is resolved to something else.
+
+        Raises:
+            WorkspaceError: `prep run --locked` holds the file, and it says something else.
+        """
+        with self.turn():
+            self._lock(dataset, json.loads(json.dumps(resolved)))  # tuples are lists there
+
+    def _lock(self, dataset: str, resolved: dict[str, Any]) -> None:
+        data = self.lock_data()
+        before = data["datasets"].get(dataset, {})
+        differing = [key for key in sorted({*before, *resolved} - _UNPINNED) if before.get(key) != resolved.get(key)]
+        if self.is_held:
+            if differing:
+                raise _unlike_lock(dataset, differing[0], before, resolved)
+            return
+        if differing:
+            data.get("contents", {}).pop(dataset, None)
+            tables = data.get("tables", {})
+            for table in [name for name, facts in tables.items() if facts["dataset"] == dataset]:
+                del tables[table]
+        data["datasets"][dataset] = resolved
+        self.write_lock(data)
+
+    def lock_data(self) -> dict[str, Any]:
+        """Everything that prep.lock says; of none an empty one."""
         path = self.root / LOCK_NAME
-        try:
-            datasets = json.loads(path.read_text(encoding="utf-8"))["datasets"]
-            return {name: dict(resolved) for name, resolved in dict(datasets).items()}
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise WorkspaceError(
-                f"{path}: not a lock file", "Restore it, or delete it to resolve revisions anew."
-            ) from error
+        return read_lock(path) if path.exists() else {"version": LOCK_VERSION, "datasets": {}}
+
+    def write_lock(self, data: dict[str, Any]) -> bool:
+        """Let prep.lock say `data`; whether that is something new."""
+        text = json.dumps(data | {"version": LOCK_VERSION}, indent=1, sort_keys=True) + "\n"
+        path = self.root / LOCK_NAME
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == text.encode():
+            return False
+        write_text(path, text)
+        return True
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -493,17 +564,69 @@ class Workspace:
         Raises:
             WorkspaceError: another `prep` is writing here.
         """
-        with open_own(self.root / ".prep-busy", "a+") as file:
+        with open_own(self.root / _BUSY, "a+") as file:
             if not try_lock(file.fileno()):
                 file.seek(0)
-                raise WorkspaceError(
-                    f"another prep ({file.read().strip() or 'unknown process'}) is at work in {self.root}",
-                    "Wait for it to end, or stop it; then run the same command.",
-                )
+                process = file.read().strip() or "unknown process"
+                raise self._busy(next((str(rank) for rank in self._ranks_at_work()), process))
             file.truncate(0)
             file.write(f"process {os.getpid()}")
             file.flush()
+            for path in self.root.glob(f"{_RANK}*"):  # of ranks that have ended
+                path.unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def shared(self, own: Share) -> Iterator[None]:
+        """Hold the workspace for writing, together with the other ranks.
+
+        Raises:
+            WorkspaceError: a `prep` that is no rank is writing here, the same rank, or one of another number of them.
+        """
+        with open_own(self.root / _BUSY, "a+") as file, open_own(self._rank_path(own), "a+") as mark:
+            if not try_lock(file.fileno(), shared=True):
+                file.seek(0)
+                raise self._busy(file.read().strip() or "unknown process")
+            if not try_lock(mark.fileno()):
+                mark.seek(0)
+                raise self._busy(f"{own}, {mark.read().strip() or 'unknown process'}")
+            mark.truncate(0)
+            mark.write(f"process {os.getpid()} on {socket.gethostname()}")
+            mark.flush()
+            for rank in self._ranks_at_work(own.world_size):
+                raise self._busy(str(rank))
+            yield
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Do what one rank at a time does, such as asking a publisher for a revision; others wait."""
+        if self._has_turn or share().is_whole:
+            yield
+            return
+        with open_own(self.root / f"{_RANK}turn", "a+") as file:
+            try_lock(file.fileno(), wait=True)
+            self._has_turn = True
+            try:
+                yield
+            finally:
+                self._has_turn = False
+
+    def _rank_path(self, own: Share) -> Path:
+        return self.root / f"{_RANK}{own.rank}-of-{own.world_size}"
+
+    def _ranks_at_work(self, but_of: int = 0) -> Iterator[Share]:
+        """Ranks that other processes are, but for those of one number of ranks."""
+        for path in self.root.glob(f"{_RANK}*-of-*"):
+            rank = Share(*map(int, path.name.removeprefix(_RANK).split("-of-")))
+            with suppress(FileNotFoundError), path.open() as file:
+                if rank.world_size != but_of and not try_lock(file.fileno()):
+                    yield rank
+
+    def _busy(self, who: str) -> WorkspaceError:
+        return WorkspaceError(
+            f"another prep ({who}) is at work in {self.root}",
+            "Wait for it to end, or stop it; then run the same command.",
+        )
 
     def _need_entries(self) -> None:
         if not self.recipe.entries:
@@ -527,3 +650,38 @@ class Workspace:
 def shard_name(index: int, share: int | None = None) -> str:
     """File name of shard `index`, or of one of several that are made of the same part."""
     return f"shard-{index:05d}.parquet" if share is None else f"shard-{index:05d}-{share:03d}.parquet"
+
+
+def read_lock(path: Path) -> dict[str, Any]:
+    """What a lock file says; one of before there were versions has `datasets` alone.
+
+    Raises:
+        WorkspaceError: it is none, or of a newer `prep`.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data.get("version", LOCK_VERSION)
+        for section in ("datasets", "contents", "tables"):
+            if not all(isinstance(facts, dict) for facts in data.get(section, {}).values()):
+                raise TypeError(section)
+        if "datasets" not in data or type(version) is not int:
+            raise TypeError(path)
+        if any(not isinstance(facts["dataset"], str) for facts in data.get("tables", {}).values()):
+            raise TypeError(path)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WorkspaceError(
+            f"{path}: not a lock file", "Restore it, or delete it to resolve revisions anew."
+        ) from error
+    if version > LOCK_VERSION:
+        raise WorkspaceError(
+            f"{path}: a lock file of version {version}, and this prep knows {LOCK_VERSION}", "Use a newer prep."
+        )
+    return {"version": LOCK_VERSION, **data}
+
+
+def _unlike_lock(dataset: str, key: str, locked: Mapping[str, Any], resolved: Mapping[str, Any]) -> WorkspaceError:
+    place = resolved.get("from", "its source")
+    return WorkspaceError(
+        f"{dataset}: prep.lock has {key} {locked.get(key)}, and {place} gives {resolved.get(key)}",
+        "Nothing was brought. `prep run` without --locked takes it, and writes a new prep.lock.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,10 @@ def test_rows_that_are_no_embedding_get_no_score() -> None:
 
 def test_embeddings_that_were_not_normalised_are_refused() -> None:
     """CLIP's own have lengths of about 10, and one row is enough."""
-    with pytest.raises(DataError, match=r"lengths are 9\.5 to 10\.5, mostly about 10, not 1; .* scores of 20 to 30"):
-        list(score_embeddings(HEAD, unit(3) * [[9.5], [10], [10.5]]))
+    with pytest.raises(
+        DataError, match=r"^e\.npy: not normalised, but of lengths from 9\.5 to 10\.5, .*about 10, not 1"
+    ):
+        list(score_embeddings(HEAD, unit(3) * [[9.5], [10], [10.5]], "e.npy"))
     rows = unit(100)
     rows[70] *= 1.02
     with pytest.raises(DataError, match=r"1 to 1\.02"):
@@ -77,9 +80,10 @@ def test_other_arrays_are_refused(held: np.ndarray, words: str, tmp_path: Path) 
 
 def test_files_that_hold_no_array_are_refused(tmp_path: Path) -> None:
     page, objects, several = tmp_path / "page.npy", tmp_path / "objects.npy", tmp_path / "several.npz"
+    os.mkfifo(tmp_path / "pipe.npy")
     page.write_text("<!DOCTYPE html>")
     np.save(objects, np.array([{"a": 1}]), allow_pickle=True)
     np.savez(several, a=unit(2))
-    for path in (page, objects, several, tmp_path / "gone.npy"):
+    for path in (page, objects, several, tmp_path / "gone.npy", tmp_path / "pipe.npy"):
         with pytest.raises(DataError, match=f"{path} holds no array"):
             read_embeddings(path)

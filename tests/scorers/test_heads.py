@@ -75,7 +75,17 @@ def test_other_heads_are_refused(folder: Path, tmp_path: Path) -> None:
     relu = {name.replace("layers.2.", "layers.3."): tensor for name, tensor in v2.items()}
     wide = {**v2, "layers.7.weight": torch.zeros(1, 17)}
     unfinished = {**v2, "layers.7.bias": torch.tensor([float("nan")])}
-    for state, words in ((relu, "another head"), (wide, "another head"), (unfinished, "not finite")):
+    sparse = {**v2, "layers.7.weight": v2["layers.7.weight"].to_sparse()}
+    whole = {**v2, "layers.7.bias": torch.tensor([5])}
+    complex_ = {**v2, "layers.7.bias": torch.tensor([5 + 1j])}
+    for state, words in (
+        (relu, "another head"),
+        (wide, "another head"),
+        (unfinished, "not finite"),
+        (sparse, "no plain floats"),
+        (whole, "no plain floats"),
+        (complex_, "no plain floats"),
+    ):
         torch.save(state, path)
         with pytest.raises(DataError, match=words):
             aesthetic_v2.load_head(path)

@@ -17,10 +17,10 @@ from PIL import Image
 from checkpoints import write_clip, write_weights
 from prep.errors import ConfigError, DataError, UsageError
 from prep.scorers import aesthetic_v1, aesthetic_v2, hpsv2
-from prep.scorers.loading import EMBEDDINGS, load_head, load_model, load_scorer
+from prep.scorers.loading import expected_passport, load_head, load_model, load_scorer
 from prep.scorers.model import Model
 from prep.scorers.pixels import CLIP, HPS, pixels
-from prep.scorers.scorer import SCORERS, Passport, Picture
+from prep.scorers.scorer import EMBEDDINGS, SCORERS, Passport, Picture
 
 CAPTIONS = ["a red house", "", "A CAT &amp; a dog", "long " * 100]
 
@@ -156,6 +156,17 @@ def test_passports_say_where_scores_come_from(weights: Path) -> None:
     assert passport.preprocessing == HPS.name
 
 
+@pytest.mark.parametrize("name", SCORERS)
+def test_a_passport_is_known_before_a_model_is_loaded(name: str, weights: Path) -> None:
+    passport = expected_passport(name, weights, fetch=False)
+    assert passport is not None and passport.identity == loaded(name, weights).passport.identity
+    published = expected_passport(name, None, fetch=False)  # and nothing is fetched
+    if name.startswith("hpsv2"):  # whose hashes nobody says
+        assert published is None
+    else:
+        assert published is not None and published.scale == SCORERS[name].scale
+
+
 def test_a_head_alone_needs_no_clip(weights: Path, tmp_path: Path) -> None:
     name = aesthetic_v1.HEAD.name
     (tmp_path / name).write_bytes((weights / name).read_bytes())
@@ -178,6 +189,7 @@ def test_a_head_alone_needs_no_clip(weights: Path, tmp_path: Path) -> None:
         ("config.json", b"<!DOCTYPE html>", "config.json is no CLIP configuration"),
         ("config.json", b"[]", "config.json is no CLIP configuration"),
         ("config.json", b"{}", "vision tower: .*Missing key"),
+        ("config.json", b'{"projection_dim": null}', "without `projection_dim`"),
         ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer"),
     ],
 )
@@ -188,6 +200,40 @@ def test_files_that_are_no_models_are_refused(
         (tmp_path / name).write_bytes(data if name == file else (weights / name).read_bytes())
     with pytest.raises(DataError, match=words):
         loaded("clip-similarity", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("hidden_act", "bogus", "no vision tower can be made as the configuration says: KeyError"),
+        ("num_attention_heads", 3, "config.json is no CLIP configuration: .* not a multiple of"),
+        ("hidden_size", "big", "config.json is no CLIP configuration: .* expected int, got str"),
+    ],
+)
+def test_configurations_that_make_no_model_are_refused(
+    key: str, value: object, words: str, weights: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / name).symlink_to(weights / name)
+    config = json.loads((weights / "config.json").read_text())
+    config["vision_config"][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=words):
+        loaded("clip-similarity", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["aesthetic-v2", "clip-similarity"])
+def test_a_model_that_scores_nothing_is_refused(name: str, weights: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in weights.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    state = load_file(weights / "model.safetensors")
+    state["visual_projection.weight"][0, 0] = float("nan")
+    (tmp_path / "model.safetensors").unlink()
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=f"the model of {name} scores nothing: of a black picture its score is nan"):
+        loaded(name, tmp_path)
 
 
 def test_models_that_do_not_fit_are_refused(weights: Path, tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prep.errors import PrepError, WorkspaceError
+from prep.images import store
 from prep.scorers import reading
 from prep.scorers.model import Model
 from prep.scorers.pixels import CLIP, Preprocessing
-from prep.scorers.reading import AHEAD, BLOCK, Block, read_block
+from prep.scorers.reading import AHEAD, BLOCK, Block, read_block, why_unreadable
 from prep.scorers.scorer import SCORERS, Passport, Picture, Score
 from prep.scorers.stream import MAX_BATCH, TRIALS, BatchSize, Stream
 from s3_server import S3Server
@@ -235,19 +236,52 @@ def test_images_on_s3_are_read_and_what_is_not_there_is_missing(s3: S3Server) ->
     assert (block.pixels == 7).all()
 
 
-def test_an_s3_that_does_not_answer_ends_the_stream_and_marks_no_picture(s3: S3Server) -> None:
-    with pytest.raises(WorkspaceError, match=r"cannot read s3://no-such-bucket/7\.png"):
-        read_block(["s3://no-such-bucket/7.png"], CLIP, s3.endpoint)
+def test_an_s3_that_does_not_answer_ends_the_stream_and_marks_no_picture(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(store.RETRIES, "max_retries", 0)
+    with pytest.raises(WorkspaceError, match=r"cannot read s3://pictures/7\.png"):
+        read_block(["s3://pictures/7.png"], CLIP, "http://127.0.0.1:9")
+
+
+def test_addresses_that_s3_can_have_nothing_at_are_unreadable(s3: S3Server) -> None:
+    s3.put("7.png", grey(7))
+    bad = {
+        "s3://": "no name of a bucket",
+        "s3:///7.png": "no name of a bucket",
+        "s3://[/7.png": "no name of a bucket",
+        "s3://two words/7.png": "no name of a bucket",
+        "s3://a_b!/7.png": "no name of a bucket",
+        "s3://no-such-bucket/7.png": "cannot read s3://no-such-bucket/7.png: ",
+        f"s3://{s3.bucket}/a//b/../7.png": f"cannot read s3://{s3.bucket}/a//b/../7.png: ",
+    }
+    block = read_block([*bad, f"s3://{s3.bucket}/7.png"], CLIP, s3.endpoint)
+    *problems, last = block.problems
+    assert last is None and block.pixels is not None and len(block.pixels) == 1
+    for problem, reason in zip(problems, bad.values(), strict=True):
+        assert problem is not None and problem.status == "unreadable" and problem.error.startswith(reason)
+
+
+def test_without_keys_for_s3_no_picture_is_marked(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading._bucket.cache_clear()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(WorkspaceError, match="no S3 credentials"):
+        read_block([f"s3://{s3.bucket}/7.png"], CLIP, s3.endpoint)
+    reading._bucket.cache_clear()
 
 
 def test_an_image_that_s3_refuses_is_unreadable(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     reading._bucket.cache_clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    (problem,) = read_block([f"s3://{s3.bucket}/7.png"], CLIP, s3.endpoint).problems
+    address = f"s3://{s3.bucket}/7.png"
+    (problem,) = read_block([address], CLIP, s3.endpoint).problems
+    assert why_unreadable(address, s3.endpoint) is not None
     reading._bucket.cache_clear()
     assert problem is not None
     assert problem.status == "unreadable"
-    assert problem.error.startswith(f"cannot read s3://{s3.bucket}/7.png: ")
+    assert problem.error.startswith(f"cannot read {address}: ")
 
 
 # -- bounds and ends -------------------------------------------------------------------------------------------------

@@ -22,11 +22,11 @@ from PIL import Image
 from plain_scorer import PICTURES, PlainLoading
 from prep import progress
 from prep.config import Rules
-from prep.errors import ConfigError, DataError, UsageError
+from prep.errors import ConfigError, DataError, UsageError, WorkspaceError
 from prep.line import stale_tables, status
 from prep.manifest import read_finished
 from prep.scorers.heads import Head
-from prep.scorers.scorer import SCORERS, Passport
+from prep.scorers.scorer import EMBEDDINGS, SCORERS, Passport, Picture
 from prep.stages.download import download
 from prep.stages.filter import filter_table
 from prep.stages.images import images
@@ -138,7 +138,6 @@ def test_scores_their_passport_and_what_filter_keeps(tmp_path: Path) -> None:
         "dataset": "pics",
         "scorer": "aesthetic-v2",
         "column": "fltLaionAesthScore",
-        "source": "images",
         "passports": [passport],
     }
     assert outcome.manifest.counts == {"ok": 3, "undecodable": 1}
@@ -174,16 +173,39 @@ def test_nothing_is_scored_twice(tmp_path: Path) -> None:
     score(workspace)
     assert seen() == ["3", "4", "5"]
     filter_table(workspace, "pics", rules=Rules(min_size=100, aes_cutoff=4.5))  # looser in size, now with a cutoff
-    assert dropped(workspace) == {0: "no_score", 1: "no_score", 2: "no_score", 3: "aes_cutoff"}
-    assert score(workspace, dry_run=True).note == "aesthetic-v2: 3 images"
+    assert dropped(workspace) == {0: "min_size", 1: "no_score", 2: "no_score", 3: "aes_cutoff"}
+    assert score(workspace, dry_run=True).note == "aesthetic-v2: 2 images"
     score(workspace)
-    assert seen() == ["0", "1", "2"]
-    assert [row["score"] for row in scores(workspace)] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert seen() == ["1", "2"]
+    assert [row["score"] for row in scores(workspace)] == [2.0, 3.0, 4.0, 5.0, 6.0]
     before = snapshot(workspace.root)
     assert score(workspace).state == "up to date"
     assert (seen(), snapshot(workspace.root)) == ([], before)
     assert score(workspace, force=True).state == "done"
-    assert seen() == ["0", "1", "2", "3", "4", "5"]
+    assert seen() == ["1", "2", "3", "4", "5"]
+
+
+def test_only_rows_that_pass_every_other_rule_are_scored(tmp_path: Path) -> None:
+    """Also by a second run, when they have no score and the others neither."""
+    workspace = table_of(tmp_path, [10, 20, 30, 40, 50, 60])
+    rules = {"min_size": 200, "where": "caption != 'caption 4'"}
+    for cutoff in (None, 2.5):
+        filter_table(workspace, "pics", rules=Rules.model_validate({**rules, "aes_cutoff": cutoff}))
+        score(workspace)
+        assert seen() == (["2", "3", "5"] if cutoff is None else [])
+    filter_table(workspace, "pics", rules=Rules.model_validate({**rules, "aes_cutoff": 2.5}))
+    assert dropped(workspace) == {0: "min_size", 1: "min_size", 4: "where"}
+
+
+def test_where_may_ask_for_a_score_in_any_letters(tmp_path: Path) -> None:
+    workspace = table_of(tmp_path, [10, 20])
+    filter_table(workspace, "pics", rules=Rules(min_size=100))
+    score(workspace, PlainLoading("clip-similarity"))
+    filter_table(workspace, "pics", rules=Rules(min_size=0, where="CLIP_SIMILARITY > -1"))
+    assert dropped(workspace) == {0: "where"}
+    seen()
+    score(workspace, PlainLoading("clip-similarity"))
+    assert seen() == ["0"]
 
 
 def test_an_image_elsewhere_is_scored_anew_and_its_old_score_does_not_count(tmp_path: Path) -> None:
@@ -250,7 +272,7 @@ def test_a_text_that_changed_is_scored_anew(tmp_path: Path) -> None:
     score(workspace, PlainLoading("hpsv2"))
     assert [picture.text for picture in PICTURES] == ["caption 0", "caption 1"]
     assert [row["score"] for row in scores(workspace, "hpsv2")] == [10.0, 11.0]
-    filter_table(workspace, "pics")
+    assert filter_table(workspace, "pics").note == "scores: hpsv2"
     assert kept(workspace, "hpsv2") == {0: 10.0, 1: 11.0}
     path = tmp_path / "datasets/pics.yaml"
     data = yaml.safe_load(path.read_text())
@@ -258,7 +280,7 @@ def test_a_text_that_changed_is_scored_anew(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(data))
     workspace = Workspace(tmp_path)
     normalize(workspace, "pics")
-    filter_table(workspace, "pics")
+    assert filter_table(workspace, "pics").note == "scores: hpsv2; 1 of 2 rows have no hpsv2"
     assert kept(workspace, "hpsv2") == {0: None, 1: 11.0}
     seen()
     score(workspace, PlainLoading("hpsv2"))
@@ -277,16 +299,125 @@ def test_similarity_is_for_where_alone(tmp_path: Path) -> None:
 # -- unfinished and killed ---------------------------------------------------------------------------------------------
 
 
-def test_filter_leaves_unfinished_scores_alone_and_says_so(tmp_path: Path) -> None:
-    workspace = table_of(tmp_path, [10])
-    before = filter_table(workspace, "pics").manifest
+UNFINISHED = "scores of aesthetic-v2 are not finished; the same `prep score` goes on with them"
+
+
+def test_unfinished_scores_count_as_far_as_they_are_there(tmp_path: Path) -> None:
+    workspace = several_parts(tmp_path, 2, 2)
     score(workspace)
-    (workspace.scores("aesthetic-v2", "pics") / "_manifest.json").unlink()
+    folder = workspace.scores("aesthetic-v2", "pics")
+    for name in ("_manifest.json", "shard-00001.parquet"):
+        (folder / name).unlink()
+    for cutoff, note in ((0.05, ""), (None, "aes_cutoff 5, the trainer's own default; ")):
+        filtered = filter_table(workspace, "pics", rules=Rules(aes_cutoff=cutoff))
+        assert filtered.note == f"{note}scores: aesthetic-v2; {UNFINISHED}"
+        assert filtered.manifest is not None
+        reasons = {"no_score": 2} if cutoff else {"aes_cutoff": 2, "no_score": 2}
+        assert (filtered.manifest.rows, filtered.manifest.counts) == (2 if cutoff else 0, reasons)
+    assert [(o.state, o.note) for o in status(workspace) if o.stage == "score"] == [
+        ("planned", "aesthetic-v2: not finished")
+    ]
+    seen()
+    assert score(workspace).state == "done"
+    assert len(seen()) == 2
+
+
+def test_a_damaged_shard_of_unfinished_scores_is_told(tmp_path: Path) -> None:
+    workspace = several_parts(tmp_path, 1, 5)
+    score(workspace)
+    shard = workspace.scores("aesthetic-v2", "pics") / "shard-00000.parquet"
+    (shard.parent / "_manifest.json").unlink()
+    data = bytearray(shard.read_bytes())
+    pages = len(data) - 8 - int.from_bytes(data[-8:-4], "little")  # the footer comes last, and its length
+    data[4:pages] = bytes(pages - 4)
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"shard-00000\.parquet is damaged: "):
+        filter_table(workspace, "pics")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_that_cannot_begin_changes_nothing(force: bool, tmp_path: Path) -> None:
+    workspace = table_of(tmp_path, [10, 60])
+    score(workspace)
+    filter_table(workspace, "pics", rules=Rules(aes_cutoff=5))
+    before = snapshot(workspace.root)
+    with pytest.raises(DataError, match="the model cannot be loaded"):
+        score(workspace, PlainLoading(has_own_weights=True, has_model=False), force=force)
+    assert snapshot(workspace.root) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_forced_run_that_was_killed_goes_on(force: bool, tmp_path: Path) -> None:
+    """With whichever command, and scores that it has not got to count until then."""
+    workspace = several_parts(tmp_path, 4, 5)
+    score(workspace)
+    for path in (tmp_path / "pictures").iterdir():
+        paint(path.parent, path.name, 99)
+    assert run_and_die(tmp_path, 13, "force") == -signal.SIGKILL
     filtered = filter_table(workspace, "pics", rules=Rules(aes_cutoff=5))
-    assert filtered.manifest == before
-    assert filtered.note == "no aesthetic scores, so no aes_cutoff; scores of aesthetic-v2 are not finished"
-    assert score(workspace).state == "done"  # the shard was whole
-    assert seen() == ["0"]
+    assert filtered.manifest is not None and (filtered.manifest.rows, filtered.note) == (
+        10,
+        f"scores: aesthetic-v2; {UNFINISHED}",
+    )
+    assert score(workspace, force=force, dry_run=True).note == "aesthetic-v2: 10 images"
+    seen()
+    score(workspace, force=force)
+    assert len(seen()) == 10
+    assert {row["score"] for row in scores(workspace)} == {9.9}
+    assert [path.name for path in workspace.scores("aesthetic-v2", "pics").glob(".*")] == []
+    assert score(workspace).state == "up to date"
+    score(workspace, force=True)  # which is a new one
+    assert len(seen()) == 20
+
+
+# -- nothing can be scored ---------------------------------------------------------------------------------------------
+
+
+def test_where_no_image_can_be_read_the_run_stops_and_scores_stay(tmp_path: Path) -> None:
+    workspace = table_of(tmp_path, [10, 60])
+    score(workspace)
+    before = snapshot(workspace.scores("aesthetic-v2", "pics"))
+    (tmp_path / "pictures").rename(tmp_path / "away")
+    words = r"not one of 2 images that were tried can be read, the last of them .*\.png: No such file or directory"
+    for loading, force in ((PLAIN, True), (PlainLoading(weights="1" * 64, has_own_weights=True), False)):
+        with pytest.raises(WorkspaceError, match=words):
+            score(workspace, loading, force=force)
+    assert snapshot(workspace.scores("aesthetic-v2", "pics")) == before
+
+
+def test_what_could_not_be_read_before_may_fail_again(tmp_path: Path) -> None:
+    workspace = table_of(tmp_path, [10, 20])
+    score(workspace, PlainLoading(refuses="1"))
+    for _ in range(2):
+        outcome = score(workspace, PlainLoading(refuses="1", dtype="bf16"))
+        assert outcome.manifest is not None and outcome.manifest.counts == {"ok": 1, "unreadable": 1}
+        [passport] = outcome.manifest.facts["passports"]  # of the one score that there is
+        assert passport["dtype"] == "fp32"
+
+
+def test_a_few_new_images_that_cannot_be_read_do_not_stop_a_run(tmp_path: Path) -> None:
+    workspace = table_of(tmp_path, [10, 20])
+    filter_table(workspace, "pics", rules=Rules(min_size=100))
+    score(workspace)
+    (tmp_path / "pictures/0.png").unlink()
+    filter_table(workspace, "pics", rules=Rules(min_size=0))
+    outcome = score(workspace)
+    assert outcome.manifest is not None and outcome.manifest.counts == {"ok": 1, "missing": 1}
+
+
+def test_images_that_go_away_meanwhile_stop_the_run(tmp_path: Path) -> None:
+    workspace = several_parts(tmp_path, 3, 4)
+
+    def unmount(picture: Picture) -> None:
+        if len(PICTURES) == 7 and (tmp_path / "pictures").exists():
+            (tmp_path / "pictures").rename(tmp_path / "away")
+
+    with pytest.raises(WorkspaceError, match=r"5\.png could be read and cannot be any more: No such file"):
+        score(workspace, PlainLoading(sees=unmount))
+    assert [row["score"] for row in scores(workspace)] == [0.1] * 4  # those of the first shard
+    (tmp_path / "away").rename(tmp_path / "pictures")
+    score(workspace)
+    assert [row["score"] for row in scores(workspace)] == [0.1] * 12
 
 
 def several_parts(root: Path, parts: int, rows: int) -> Workspace:
@@ -305,15 +436,8 @@ def several_parts(root: Path, parts: int, rows: int) -> Workspace:
 
 def test_a_killed_run_goes_on_behind_the_shards_it_had_written(tmp_path: Path) -> None:
     workspace = several_parts(tmp_path, 4, 5)
-    program = "import sys; from test_score import score_and_die; score_and_die(sys.argv[1], int(sys.argv[2]))"
-    here = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     for dies_at, done in ((3, 0), (13, 2), (1, 2)):
-        child = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path), str(dies_at)],
-            env=environment() | {"PYTHONPATH": os.pathsep.join(here)},
-            timeout=60,
-        )
-        assert child.returncode == -signal.SIGKILL
+        assert run_and_die(tmp_path, dies_at) == -signal.SIGKILL
         assert len(list(workspace.scores("aesthetic-v2", "pics").glob("*.parquet"))) == done
     score(workspace)
     assert len(seen()) == 10
@@ -323,9 +447,25 @@ def test_a_killed_run_goes_on_behind_the_shards_it_had_written(tmp_path: Path) -
     assert found == expected
 
 
-def score_and_die(root: str, dies_at: int) -> None:
+def score_and_die(root: str, dies_at: str, force: str) -> None:
     progress.use(progress.no_bar)
-    score(Workspace(Path(root)), PlainLoading(dies_at=dies_at))
+    score(Workspace(Path(root)), PlainLoading(dies_at=int(dies_at)), force=bool(force))
+
+
+def run_and_die(root: Path, dies_at: int, force: str = "") -> int:
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, test_score; test_score.score_and_die(*sys.argv[1:])",
+            root,
+            str(dies_at),
+            force,
+        ],
+        env=environment() | {"PYTHONPATH": os.pathsep.join(here)},
+        timeout=60,
+    ).returncode
 
 
 def test_several_devices_give_what_one_gives(tmp_path: Path) -> None:
@@ -372,6 +512,15 @@ def test_scores_of_another_scale_than_the_publishers_are_refused(scale: str | No
     assert kept(workspace) == {0: 7.5}
 
 
+def test_scores_by_other_weights_are_refused_beside_the_publishers_before_any_work(tmp_path: Path) -> None:
+    own = {"scores": {"fltLaionAesthScore": "aesthetic-v2"}}
+    workspace = table_of(tmp_path, [10, 60], published=[7.5, None], **own)
+    with pytest.raises(ConfigError, match="computed ones would be of aesthetic-v2 with other weights") as refused:
+        score(workspace, PlainLoading(has_own_weights=True), dry_run=True)
+    assert "V1" not in refused.value.message
+    assert seen() == []
+
+
 def test_scores_of_two_scorers_need_a_word(tmp_path: Path) -> None:
     workspace = table_of(tmp_path, [60])
     for scorer in ("aesthetic-v1", "aesthetic-v2"):
@@ -400,8 +549,13 @@ def test_other_weights_make_all_scores_anew(tmp_path: Path) -> None:
     other = PlainLoading(weights="1" * 64, has_own_weights=True)
     assert score(workspace, other).made == 2
     assert len(seen()) == 4
-    assert score(workspace, other).state == "done"  # looked at, and nothing scored
-    assert seen() == []
+    before = snapshot(workspace.root)
+    assert score(workspace, other, dry_run=True).state == "up to date"
+    assert score(workspace, other).state == "up to date"
+    third = PlainLoading(weights="2" * 64, has_own_weights=True)
+    planned = score(workspace, third, dry_run=True)
+    assert (planned.made, planned.note) == (2, "aesthetic-v2: 4 images")
+    assert (seen(), snapshot(workspace.root)) == ([], before)
     assert filter_table(workspace, "pics").note == (
         "aes_cutoff 5, the trainer's own default; scores: aesthetic-v2 with other weights"
     )
@@ -415,7 +569,7 @@ def test_shards_of_other_weights_are_refused(tmp_path: Path) -> None:
     score(workspace, PlainLoading(weights="1" * 64), force=True)
     shutil.copy(tmp_path / "kept/shard-00000.parquet", folder)
     (folder / "_manifest.json").unlink()
-    finish(workspace, "pics", V2, sorted(folder.glob("*.parquet")), "images", 0)
+    finish(workspace, "pics", V2, sorted(folder.glob("*.parquet")), 0)
     with pytest.raises(ConfigError, match=r"with each other \(weights: .*000.* and .*111") as refused:
         filter_table(workspace, "pics")
     assert refused.value.next_step == "`prep score pics --scorer aesthetic-v2 --force` computes all of them anew."
@@ -440,7 +594,7 @@ def head() -> tuple[Head, Passport]:
     """A head that gives ten times the first number."""
     weight = np.zeros((1, 768), np.float32)
     weight[0, 0] = 10
-    passport = Passport("aesthetic-v2", "aesthetic-v2", {"head.pth": "0" * 64}, "embeddings", "fp32", {})
+    passport = Passport("aesthetic-v2", "aesthetic-v2", {"head.pth": "0" * 64}, EMBEDDINGS, "fp32", {})
     return Head(((weight, np.zeros(1, np.float32)),)), passport
 
 
@@ -476,6 +630,49 @@ def test_embeddings_of_other_samples_do_not_count(tmp_path: Path) -> None:
     normalize(workspace, "pics")
     filter_table(workspace, "pics", rules=Rules(aes_cutoff=5))
     assert (kept(workspace), dropped(workspace)) == ({}, {0: "no_score"})
+
+
+def turned(root: Path, workspace: Workspace) -> None:
+    """The same samples in another order."""
+    rows = pq.read_table(root / "parts/0.parquet")
+    pq.write_table(rows.take([1, 0]), root / "parts/0.parquet")
+    download(workspace, workspace.catalogue.dataset("pics"))
+    normalize(workspace, "pics")
+
+
+def test_a_shard_says_itself_that_it_is_of_embeddings(tmp_path: Path) -> None:
+    """Whatever happened to the manifest: in another order the samples would get each other's scores."""
+    workspace = several_parts(tmp_path, 1, 2)
+    attach_embeddings(workspace, "pics", V2, [embeddings(tmp_path / "0.npy", [0.1, 0.9])], head)
+    before = snapshot(workspace.root)
+    with pytest.raises(DataError, match=r"raw\.npy: not normalised"):
+        attach_embeddings(workspace, "pics", V2, [embeddings(tmp_path / "raw.npy", [0.1, 0.9], 10)], head)
+    (tmp_path / "raw.npy").unlink()
+    assert snapshot(workspace.root) == before
+    folder = workspace.scores("aesthetic-v2", "pics")
+    (folder / "_manifest.json").unlink()
+    assert score(workspace).state == "done"
+    turned(tmp_path, workspace)
+    for is_finished in (True, False):
+        if not is_finished:
+            (folder / "_manifest.json").unlink()
+        filter_table(workspace, "pics", rules=Rules(aes_cutoff=5))
+        assert (kept(workspace), dropped(workspace)) == ({}, {0: "no_score", 1: "no_score"})
+        with pytest.raises(UsageError, match="of embeddings, and 1 of its shards have some to be computed of images"):
+            score(workspace)
+    score(workspace, force=True)
+    assert [row["score"] for row in scores(workspace)] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_own_weights_do_not_take_the_place_of_embeddings_scores(dry_run: bool, tmp_path: Path) -> None:
+    workspace = several_parts(tmp_path, 1, 2)
+    attach_embeddings(workspace, "pics", V2, [embeddings(tmp_path / "0.npy", [0.1, 0.9])], head)
+    before = snapshot(workspace.root)
+    with pytest.raises(UsageError, match="its scores of aesthetic-v2 are of embeddings"):
+        score(workspace, PlainLoading(has_own_weights=True), dry_run=dry_run)
+    assert snapshot(workspace.root) == before
+    assert score(workspace, PlainLoading(has_own_weights=True), force=True, dry_run=True).note.endswith("2 images")
 
 
 def test_embeddings_have_to_agree_with_the_table(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import prep
 from prep.cli.boundary import boundary
 
 if TYPE_CHECKING:
+    from prep.cli.spread import Spread
     from prep.config import Dataset
     from prep.sources.slices import Slice
     from prep.stages.shards import Outcome
@@ -103,6 +104,13 @@ def _complete_kinds(incomplete: str) -> list[str]:
     return [name for name in KINDS if name.startswith(incomplete)]
 
 
+def _named_path(text: str) -> Path:
+    """A path; an empty one, as of a variable that is not set, would be the folder one is in."""
+    if not text:
+        raise typer.BadParameter("its name is empty")
+    return Path(text)
+
+
 def _complete_scorers(incomplete: str) -> list[str]:
     from prep.scorers.scorer import SCORERS
 
@@ -119,6 +127,20 @@ DeleteParts = Annotated[
     bool, typer.Option("--delete-parts", help="Delete each archive once its images are stored and its records read.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is done.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="For all workers together, e.g. 8GB; by default half of what is free."),
+]
+Rank = Annotated[
+    int | None, typer.Option(min=0, metavar="R", help="Do only this process's share: the R-th of W, from 0.")
+]
+WorldSize = Annotated[
+    int | None, typer.Option("--world-size", min=1, metavar="W", help="How many processes share the work.")
+]
+Engine = Annotated[str, typer.Option(metavar="local|ray", help="Where tasks run: here, or on a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Of the Ray cluster; by default the one this machine is in.")
+]
 
 
 def _workspace() -> Workspace:
@@ -274,6 +296,10 @@ def download_(
         str | None, typer.Option(metavar="TIME", help="Stop after this time: 8h, 90m, 3600s; what came stays.")
     ] = None,
     force: Force = False,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -286,8 +312,10 @@ def download_(
     from functools import partial
 
     from prep.cli import download_report, show
+    from prep.cli.spread import spread
     from prep.stages.download import download
 
+    work = spread(rank, world_size, engine, address, alone={"--force": force})
     workspace = _workspace()
     stage = partial(
         download,
@@ -298,7 +326,7 @@ def download_(
     )
     tell = partial(download_report.dry_run, workspace) if dry_run else show.outcomes
     datasets = workspace.select_datasets(names or [])
-    _run_stage(workspace, stage, datasets, as_json, tell=tell, force=force, dry_run=dry_run)
+    _run_stage(workspace, stage, datasets, as_json, work, tell=tell, force=force, dry_run=dry_run)
 
 
 @command("images")
@@ -331,6 +359,10 @@ def images_(
         typer.Option(min=0, max=1, help="Stop if a smaller share of the first addresses is good; 0.1 by default."),
     ] = None,
     force: Force = False,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -343,8 +375,11 @@ def images_(
     --max-side, --format and --quality stay for later runs until `--as-published`.
     """
     from prep.cli.image_options import adopt_folder, encoding, image_options, with_addresses
+    from prep.cli.spread import spread
     from prep.stages.images import images
 
+    alone = {"--force": force, "--delete-parts": delete_parts, "--adopt": adopt is not None}
+    work = spread(rank, world_size, engine, address, alone=alone)
     workspace = _workspace()
     datasets: Sequence[Dataset] = workspace.select_datasets(names or [])
     given = encoding(max_side, format_, quality, as_published)
@@ -366,20 +401,36 @@ def images_(
                 stage(workspace, dataset, force=force, dry_run=True)
             workspace.remember_rules(workspace.given_rules())
 
-    _run_stage(workspace, stage, datasets, as_json, before=keep, force=force, dry_run=dry_run)
+    _run_stage(workspace, stage, datasets, as_json, work, before=keep, force=force, dry_run=dry_run)
 
 
 @command("normalize")
-def normalize_(names: Names = None, force: Force = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def normalize_(
+    names: Names = None,
+    memory: Memory = None,
+    force: Force = False,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    engine: Engine = "local",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Turn records into samples of one schema."""
+    from functools import partial
+
+    from prep.cli.memory_option import memory_bytes
+    from prep.cli.spread import spread
     from prep.stages.normalize import normalize
 
+    work = spread(rank, world_size, engine, address, alone={"--force": force})
     workspace = _workspace()
     _run_stage(
         workspace,
-        normalize,
+        partial(normalize, memory=memory_bytes(memory)),
         workspace.select_tables(names or [], to_normalize=True),
         as_json,
+        work,
         force=force,
         dry_run=dry_run,
     )
@@ -392,7 +443,8 @@ def score_(
         str, typer.Option(help="Which scores; docs/scoring.md lists them.", autocompletion=_complete_scorers)
     ] = "aesthetic-v2",
     weights: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The model's files are here; nothing is fetched.")
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=_named_path, help="The model's files are here; nothing is fetched."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda|cuda:N", help="Run here; on every GPU by default, else on the CPU.")
@@ -414,6 +466,10 @@ def score_(
         typer.Option("-o", "--output", metavar="FILE", help="Without a table: where scores of --embeddings go."),
     ] = None,
     force: Force = False,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -429,8 +485,10 @@ def score_(
         score_stage,
         scorer_called,
     )
+    from prep.cli.spread import spread
     from prep.errors import UsageError
 
+    work = spread(rank, world_size, engine, address, alone={"--force": force, "--embeddings": bool(embeddings)})
     info = scorer_called(scorer)
     if embeddings and not names:
         score_files(info, weights, embeddings, output, dry_run=dry_run, as_json=as_json)
@@ -444,7 +502,48 @@ def score_(
     stage = score_stage(info, loading, is_named=bool(names), all_rows=all_)
     if embeddings:
         stage = embeddings_stage(info, weights, embeddings, tables)
-    _run_stage(workspace, stage, tables, as_json, force=force, dry_run=dry_run)
+    _run_stage(workspace, stage, tables, as_json, work, force=force, dry_run=dry_run)
+
+
+@command("dedup")
+def dedup_(
+    names: Names = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="KEYS", help="What duplicates have in common, any of: url,caption,sha256,phash."),
+    ] = None,
+    distance: Annotated[
+        int | None, typer.Option(help="Bits in which perceptual hashes of 64 may differ; 4 by default.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE", help="Remove what this table, or parquet file, has; it stays. May be repeated."),
+    ] = None,
+    within: Annotated[
+        bool | None,
+        typer.Option("--within/--not-within", help="With --against, also what the tables have twice themselves."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="score|largest|first", help="Which of several stays; the highest score.")
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget what was asked before.")] = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find duplicates, also across tables.
+
+    The filter drops them then: `prep filter` once before, so that only rows that pass count, and once afterwards.
+
+    What is asked here stays for later runs until `--reset`.
+    """
+    from prep.cli import show
+    from prep.cli.dedup_options import dedup_request, find_duplicates
+
+    workspace = _workspace()
+    request = dedup_request(workspace, names or [], by, distance, against, keep, within)
+    with workspace.exclusive(), show.bars(as_json):
+        find_duplicates(workspace, request, reset=reset, force=force, dry_run=dry_run, as_json=as_json)
 
 
 @command("filter")
@@ -463,8 +562,21 @@ def filter_(
         str | None,
         typer.Option(metavar="aesthetic-v1|aesthetic-v2|published", help="Whose aesthetic scores alone count."),
     ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Keep so much of what passes: 0.1%, or a number of rows; always the same."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another number, another --sample; 0 by default.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the rows left after each rule, in the order of judging.")
+    ] = False,
+    memory: Memory = None,
     reset: Annotated[bool, typer.Option("--reset", help="Forget rules given on the command line before.")] = False,
     force: Force = False,
+    rank: Rank = None,
+    world_size: WorldSize = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -474,17 +586,27 @@ def filter_(
 
     Rules given here go over the recipe's, and stay for later runs until `--reset`.
     """
+    from functools import partial
+
+    from prep.cli import show
+    from prep.cli.filter_report import explained
+    from prep.cli.memory_option import memory_bytes
+    from prep.cli.spread import spread
     from prep.config import Rules
     from prep.errors import PrepError
     from prep.stages.filter import filter_table
 
+    work = spread(rank, world_size, engine, address, alone={"--force": force})
     workspace = _workspace()
     tables = workspace.select_tables(names or [])
-    given = _checked(Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where, scorer=scorer)
+    total = memory_bytes(memory)
+    given = _checked(
+        Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where, sample=sample, seed=seed, scorer=scorer
+    )
     remembered = workspace.given_rules().with_rules(given, tables if names else [], reset=reset)
 
     def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
-        return filter_table(workspace, table, rules=workspace.rules(table, remembered), **options)
+        return filter_table(workspace, table, rules=workspace.rules(table, remembered), memory=total, **options)
 
     before = workspace.given_rules()
 
@@ -494,7 +616,8 @@ def filter_(
         workspace.remember_rules(remembered)
 
     try:
-        _run_stage(workspace, stage, tables, as_json, before=keep, force=force, dry_run=dry_run)
+        tell = partial(explained, workspace) if explain else show.outcomes
+        _run_stage(workspace, stage, tables, as_json, work, before=keep, tell=tell, force=force, dry_run=dry_run)
     except PrepError:
         if not dry_run and workspace.given_rules() == remembered:
             workspace.remember_rules(before)  # nor one that fails on a row
@@ -707,6 +830,47 @@ def preview(
     show.preview(preview_table(workspace, tables[0], rows=rows, folder=folder, dropped=dropped), folder, as_json)
 
 
+@command("report")
+def report(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="By default report.html in the workspace.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, to say how often rows are seen.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="World batch size, for the same.")] = None,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Open no image; show none.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page that shows what is in the workspace.
+
+    Rows at every stage, what each rule took, histograms, failures, the mixture, licences, pictures. One HTML file that
+    fetches nothing.
+    """
+    from prep.cli import report_text, show
+    from prep.report.build import BATCH, STEPS, build_report
+    from prep.report.write import report_path, write_report
+
+    workspace = _workspace()
+    path = report_path(workspace, output)
+    with show.bars(as_json):
+        found = build_report(workspace, steps=steps or STEPS, batch=batch or BATCH, pictures=not no_pictures)
+        report_text.written(found, path, write_report(found, path), as_json)
+
+
+@command("stats")
+def stats(names: Names = None, as_json: AsJson = False) -> None:
+    """Print what each rule took of a table, and histograms.
+
+    Scores, sizes, shapes and lengths of its samples, kept and dropped ones apart."""
+    from prep.cli import report_text, show
+    from prep.report.build import filtered_tables, table_report
+
+    workspace = _workspace()
+    tables = workspace.select_tables(names or [])
+    with show.bars(as_json):
+        chosen = tables if names else filtered_tables(workspace)
+        report_text.stats([table_report(workspace, name) for name in chosen], as_json)
+
+
 @command("heal")
 def heal(
     json_: Annotated[
@@ -777,7 +941,16 @@ def status(as_json: AsJson = False) -> None:
 
 
 @command("run")
-def run(delete_parts: DeleteParts = False, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def run(
+    delete_parts: DeleteParts = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Make exactly what prep.lock says, or say what differs and write no YAML.")
+    ] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Do everything that is missing.
 
     From download to check; goes on wherever an earlier run stopped.
@@ -786,11 +959,68 @@ def run(delete_parts: DeleteParts = False, dry_run: DryRun = False, as_json: AsJ
     """
     from prep.cli import show
     from prep.cli.running import run_workspace
+    from prep.cli.spread import spread
+
+    work = spread(None, None, engine, address)
+    workspace = _workspace()
+    with work.holding(workspace), show.bars(as_json):
+        errors = run_workspace(workspace, delete_parts=delete_parts, is_locked=locked, dry_run=dry_run, as_json=as_json)
+    if errors:
+        raise typer.Exit(1)
+
+
+@command("lock")
+def lock(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; end with 1 where prep.lock differs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write what is in the workspace into prep.lock.
+
+    Revisions, hashes, rules, passports of scores, and which rows were kept; `prep run` does it at its end."""
+    from prep.cli import lock_report, show
 
     workspace = _workspace()
+    workspace.select_tables([])
+    if check:
+        with show.bars(as_json):
+            comparison = lock_report.check_lock(workspace)
+        lock_report.compared(comparison, as_json)
+        if comparison.differences or comparison.notes:
+            raise typer.Exit(1)
+        return
     with workspace.exclusive(), show.bars(as_json):
-        errors = run_workspace(workspace, delete_parts=delete_parts, dry_run=dry_run, as_json=as_json)
-    if errors:
+        lock_report.locked(lock_report.lock_workspace(workspace), as_json)
+
+
+@command("diff")
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="LOCK", help="A prep.lock, or a folder that has one.")],
+    after: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="Another; what is in this workspace by default.")
+    ] = None,
+    a: Annotated[
+        Path | None, typer.Option("--a", metavar="DIR", help="The workspace of LOCK, if it does not lie in it.")
+    ] = None,
+    b: Annotated[
+        Path | None, typer.Option("--b", metavar="DIR", help="The workspace of OTHER, if it does not lie in it.")
+    ] = None,
+    keys: Annotated[int, typer.Option(min=0, max=1000, help="Keys to show of rows that went the same way.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two lock files.
+
+    Or between one and this workspace: revisions, rules, scores, rows; and, where both workspaces are there, which
+    rows moved and why. Ends with 1 where something differs."""
+    from prep.cli import lock_report, show
+    from prep.errors import UsageError
+
+    if b is not None and after is None:
+        raise UsageError("--b goes with a second lock file", "`prep diff LOCK OTHER --b DIR`.")
+    here = _workspace() if after is None else None
+    with show.bars(as_json):
+        comparison = lock_report.compare(before, after, (a, b), here, keys)
+    lock_report.compared(comparison, as_json)
+    if comparison.differences:
         raise typer.Exit(1)
 
 
@@ -835,6 +1065,7 @@ def _run_stage(
     stage: Callable[..., Outcome],
     items: Sequence[Any],
     as_json: bool,
+    work: Spread | None = None,
     before: Callable[[], None] = lambda: None,
     tell: Callable[[Iterable[Outcome], bool], list[Outcome]] | None = None,
     **options: bool,
@@ -843,10 +1074,11 @@ def _run_stage(
     from functools import partial
 
     from prep.cli import show
+    from prep.cli.spread import Spread
     from prep.errors import Failures, UsageError, each
 
     failures = Failures()
-    with workspace.exclusive(), show.bars(as_json):
+    with (work or Spread()).holding(workspace), show.bars(as_json):
         if not options["dry_run"]:
             before()
         calls = (partial(stage, workspace, item, **options) for item in items)
@@ -910,4 +1142,5 @@ def _checked(model: Any, **values: Any) -> Any:
     except ValidationError as error:
         problem = error.errors()[0]
         option = "--" + str(problem["loc"][0]).replace("_", "-")
-        raise UsageError(f"{option}: {problem['msg']}", f"`prep filter --help` says what {option} takes.") from error
+        told = problem["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{option}: {told}", f"`prep filter --help` says what {option} takes.") from error

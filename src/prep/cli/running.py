@@ -9,6 +9,8 @@ from pathlib import Path
 from prep.cli import document, show
 from prep.errors import Failures
 from prep.line import run_line
+from prep.lock.contents import write_lock
+from prep.lock.held import check_result, hold
 from prep.stages.check import check_yaml
 from prep.stages.check_lists import check_module
 from prep.stages.emit_json import emit_json
@@ -17,12 +19,24 @@ from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
 
-def run_workspace(workspace: Workspace, *, delete_parts: bool = False, dry_run: bool, as_json: bool) -> bool:
+def run_workspace(
+    workspace: Workspace,
+    *,
+    delete_parts: bool = False,
+    is_locked: bool = False,
+    dry_run: bool,
+    as_json: bool,
+) -> bool:
     """Do everything that is missing; whether the check found errors.
 
+    Args:
+        is_locked: make what prep.lock says, and nothing else.
+
     Raises:
-        PrepError: some dataset or table failed; the others are done all the same.
+        PrepError: some dataset or table failed, and the others are done all the same; or, with `is_locked`, something
+            differs from prep.lock.
     """
+    held = hold(workspace) if is_locked else None
     failures = Failures()
     outcomes = _tell(run_line(workspace, failures, delete_parts=delete_parts, dry_run=dry_run), as_json)
     if dry_run:
@@ -35,6 +49,10 @@ def run_workspace(workspace: Workspace, *, delete_parts: bool = False, dry_run: 
             partly = f"`{show.emit_command(workspace)} --partial` writes what is ready."
             show.talk(f"\nNothing is written for the trainer while something is missing; {partly}")
         failures.raise_all()
+    if held is not None:
+        check_result(workspace, held)
+    else:
+        write_lock(workspace, {})
     is_of_lists = workspace.recipe.trainer == "convllava"
     emission = emit_json(workspace, replace_own=True) if is_of_lists else emit_yaml(workspace, replace_own=True)
     is_new = emission.state == "done" or any(outcome.state == "done" for outcome in outcomes)

@@ -47,6 +47,10 @@ class TorchLoading:
         """Whether a folder of weights is given."""
         return self.weights is not None
 
+    def expected(self, *, fetch: bool) -> Passport | None:
+        """The passport of its scores, as far as it is known without a model."""
+        return _expected(self.scorer, self.weights, fetch=fetch)
+
     def devices(self) -> Sequence[str]:
         """Devices to run on."""
         from prep.scorers.devices import devices
@@ -70,6 +74,13 @@ class TorchLoading:
         )
 
 
+@cache  # gigabytes are hashed
+def _expected(scorer: str, weights: Path | None, *, fetch: bool) -> Passport | None:
+    from prep.scorers.loading import expected_passport
+
+    return expected_passport(scorer, weights, fetch=fetch)
+
+
 def scorer_called(name: str) -> ScorerInfo:
     """The scorer of that name.
 
@@ -86,7 +97,9 @@ def score_stage(info: ScorerInfo, loading: TorchLoading, *, is_named: bool, all_
     """The stage for one table; one that cannot be scored is passed over where nobody named it."""
 
     def stage(workspace: Workspace, table: str, *, force: bool, dry_run: bool) -> Outcome:
-        if not is_named and (error := refusal(workspace, table, info, all_rows=all_rows)):
+        expected = loading.expected(fetch=False)
+        scale = expected.scale if expected else info.scale
+        if not is_named and (error := refusal(workspace, table, info, scale, all_rows=all_rows)):
             return Outcome("score", table, "up to date", note=f"passed over: {error.message}")
         return score_table(workspace, table, info, loading, all_rows=all_rows, force=force, dry_run=dry_run)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ RETRIED = {"connect", "timeout", "http_429", "http_5xx", "truncated"}
 WINDOW = 8  # addresses read ahead, as a multiple of the connections
 WATCH_SECONDS = 30.0  # beyond twice `Fetch.seconds`, an address under way is given up whatever holds it
 
+_TOOK = re.compile(r" after \d+ (ms|milliseconds|seconds)\b")  # in curl's words: the index holds no times
 _GIVEN_UP = Fetched("timeout", error="given up by the watchdog: nothing came of it, not even an error")
 T = TypeVar("T")
 Keep = Callable[[int, Fetched], Awaitable[None]]
@@ -147,7 +149,7 @@ class _Run:
                 self.wake_one()
         if fetched.error is not None:
             # A host's words need not be text that a parquet file can hold, nor one that a terminal should be shown.
-            printable = "".join(letter if letter.isprintable() else "?" for letter in fetched.error)
+            printable = "".join(letter if letter.isprintable() else "?" for letter in _TOOK.sub("", fetched.error))
             text = printable.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
             fetched = replace(fetched, error=text)
         try:

@@ -15,6 +15,7 @@ AMBIGUOUS = "ambiguous"  # status of a path whose end agrees with several images
 # A path without its extension, marked; what follows another dot is part of a name (`v1.5_0001`).
 _STEM = "(regexp_replace({0}, '(?i)\\.(jpe?g|jfif|png|webp|gif|bmp|tiff?)$', '') || '/')"
 _FACTS = ("status", "path", "width", "height")
+_TYPES = dict.fromkeys(("width", "height", "displayed_width", "displayed_height"), "INTEGER") | {"size_bytes": "BIGINT"}
 
 
 class Indexed(NamedTuple):
@@ -49,7 +50,9 @@ class ImageFacts:
         return f"images_{self.columns.index(column)}"
 
 
-def image_facts(samples: str, columns: Sequence[str], index: Sequence[Indexed], match: str) -> ImageFacts:
+def image_facts(
+    samples: str, columns: Sequence[str], index: Sequence[Indexed], match: str, more: Sequence[str] = ()
+) -> ImageFacts:
     """What the index says of the images of `samples`.
 
     Args:
@@ -59,16 +62,18 @@ def image_facts(samples: str, columns: Sequence[str], index: Sequence[Indexed], 
         match: `exact`; `stem`: the whole path, whatever its extension; or `suffix`: the whole path, or else the longest
             run of its last steps that some image has, the name alone only where one of the two has no folder.
             Extensions count between images that agree in all the rest.
+        more: columns of the index that `images` is to have besides.
     """
-    known = " UNION ALL ".join(map(_known, index)) or _known(Indexed("", (), ""))
+    wanted = (*_FACTS, *more)
+    known = " UNION ALL ".join(_known(one, wanted) for one in index) or _known(Indexed("", (), ""), wanted)
     if len(index) > 1:  # one key in two datasets is nobody's
-        facts = ", ".join(f"if(count(*) = 1, first({fact}), NULL) AS {fact}" for fact in _FACTS if fact != "status")
+        facts = ", ".join(f"if(count(*) = 1, first({fact}), NULL) AS {fact}" for fact in wanted if fact != "status")
         known = (
             f"SELECT {IMAGE_KEY}, if(count(*) = 1, first(status), '{AMBIGUOUS}') AS status, {facts} "
             f"FROM ({known}) GROUP BY {IMAGE_KEY}"
         )
     tables = [f"known AS ({known})"]
-    tables += ["images AS (SELECT * FROM known)"] if match == "exact" else _by_ending(samples, columns, match)
+    tables += ["images AS (SELECT * FROM known)"] if match == "exact" else _by_ending(samples, columns, match, wanted)
     for number, column in enumerate(columns):
         name = sql.name(column)
         keys = f"SELECT {ROW}, unnest({name}) AS {IMAGE_KEY}, generate_subscripts({name}, 1) AS place FROM {samples}"
@@ -82,24 +87,29 @@ def image_facts(samples: str, columns: Sequence[str], index: Sequence[Indexed], 
     return ImageFacts(", ".join(tables), tuple(columns))
 
 
-def _known(indexed: Indexed) -> str:
+def type_of(fact: str) -> str:
+    """The DuckDB type of a column of the index."""
+    return _TYPES.get(fact, "VARCHAR")
+
+
+def _known(indexed: Indexed, facts: Sequence[str]) -> str:
     """SQL of a dataset's images, each once: the key as references have it, and its whole path."""
     if not indexed.shards:
-        types = {"width": "INTEGER", "height": "INTEGER"}
-        nothing = (f"CAST(NULL AS {types.get(name, 'VARCHAR')}) AS {name}" for name in (IMAGE_KEY, *_FACTS))
+        nothing = (f"CAST(NULL AS {type_of(name)}) AS {name}" for name in (IMAGE_KEY, *facts))
         return f"SELECT {', '.join(nothing)} WHERE false"
     prefix = f"{indexed.prefix.strip('/')}/" if indexed.prefix.strip("/") else ""
     root = sql.text(f"{indexed.root}/")
     path = f"if(starts_with(path, '/'), path, {root} || path)"
-    once = f"SELECT DISTINCT ON ({IMAGE_KEY}) {IMAGE_KEY}, {', '.join(_FACTS)} FROM {sql.parquet_files(indexed.shards)}"
+    once = f"SELECT DISTINCT ON ({IMAGE_KEY}) {IMAGE_KEY}, {', '.join(facts)} FROM {sql.parquet_files(indexed.shards)}"
     return f"SELECT * REPLACE ({sql.text(prefix)} || {IMAGE_KEY} AS {IMAGE_KEY}, {path} AS path) FROM ({once})"
 
 
-def _by_ending(samples: str, columns: Sequence[str], match: str) -> list[str]:
+def _by_ending(samples: str, columns: Sequence[str], match: str, known_facts: Sequence[str]) -> list[str]:
     keys = [f"SELECT {IMAGE_KEY} FROM {samples}"]
     keys += [f"SELECT unnest({sql.name(name)}) FROM {samples}" for name in columns]
     wanted = f"SELECT DISTINCT {IMAGE_KEY} FROM ({' UNION ALL '.join(keys)}) WHERE {IMAGE_KEY} IS NOT NULL"
-    facts = ", ".join(f"if(chosen.images = 1, known.{fact}, NULL) AS {fact}" for fact in _FACTS if fact != "status")
+    told = (fact for fact in known_facts if fact != "status")
+    facts = ", ".join(f"if(chosen.images = 1, known.{fact}, NULL) AS {fact}" for fact in told)
     return [
         f"wanted AS (SELECT {IMAGE_KEY}, unnest(ends) AS ending, generate_subscripts(ends, 1) AS rank"
         f" FROM (SELECT {IMAGE_KEY}, {_endings(match, is_known=False)} AS ends FROM ({wanted})))",

@@ -24,6 +24,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)  # https://github.com/openai/CLIP, cl
 STD = (0.26862954, 0.26130258, 0.27577711)
 SIDE = 224  # of images, in pixels
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ANEW = "Fetch the model's files anew, all of one model."
 _PARTS = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
 
 
@@ -46,7 +47,9 @@ class ClipTower:
         import torch
         from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-        self.width = int(config.projection_dim)
+        if not isinstance(config.projection_dim, int):
+            raise DataError("a CLIP configuration without `projection_dim`", "Give the scorer's own.")
+        self.width = config.projection_dim
         self.device = device
         self._dtype = getattr(torch, DTYPES[dtype])
         self._mean, self._std = (torch.tensor(values, device=device).mul(255) for values in (MEAN, STD))
@@ -86,13 +89,16 @@ class ClipTower:
         import torch
 
         own = {name: tensor for name, tensor in state.items() if name.startswith(_PARTS[part])}
-        with torch.device("meta"):
-            model = kind(config)
+        try:
+            with torch.device("meta"):
+                model = kind(config)
+        except Exception as error:  # whatever numbers and names it does not expect lead to
+            raise DataError(f"no {part} tower can be made as the configuration says: {error!r}", ANEW) from error
         try:
             model.load_state_dict({name: own[name] for name in own if not name.endswith("position_ids")}, assign=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise DataError(f"the {part} tower: {reason}", "Fetch the model's files anew, all of one model.") from error
+            raise DataError(f"the {part} tower: {reason}", ANEW) from error
         for module in model.modules():
             if hasattr(module, "position_ids"):  # the one buffer that no file has
                 module.position_ids = torch.arange(module.position_ids.shape[-1]).expand(1, -1)
@@ -110,8 +116,9 @@ def load_clip(weights: Mapping[str, Weight], device: str, dtype: str) -> ClipTow
     path = weights[CONFIG.name].path
     try:
         config = CLIPConfig.from_json_file(path)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no CLIP configuration: {error}", "Fetch it anew.") from error
+    except Exception as error:  # the library raises nothing more exact
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} is no CLIP configuration: {reason}", "Fetch it anew.") from error
     tokenizer = weights[TOKENIZER.name].path if TOKENIZER.name in weights else None
     return ClipTower(config, read_tensors(weights[MODEL.name].path), tokenizer, device, dtype)
 

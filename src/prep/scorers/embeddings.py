@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prep.errors import DataError
+from prep.files import size_of
 from prep.scorers.heads import WIDTH, Head
 from prep.scorers.scorer import NOT_FINITE, OK
 
@@ -30,6 +31,8 @@ def read_embeddings(path: Path) -> np.ndarray:
     Raises:
         DataError: it is no such file.
     """
+    if size_of(path) is None:  # opening a pipe would never end
+        raise DataError(f"{path} holds no array: no such file", f"Give a .npy file of floats, [n, {WIDTH}].")
     try:
         held = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError) as error:
@@ -42,8 +45,13 @@ def read_embeddings(path: Path) -> np.ndarray:
     return held
 
 
-def score_embeddings(head: Head, embeddings: np.ndarray, *, block_rows: int = BLOCK_ROWS) -> Iterator[Block]:
+def score_embeddings(
+    head: Head, embeddings: np.ndarray, about: object = "the embeddings", *, block_rows: int = BLOCK_ROWS
+) -> Iterator[Block]:
     """Scores of embeddings of length 1, [n, 768], block by block.
+
+    Args:
+        about: what they are called where they cannot be scored.
 
     Raises:
         DataError: lengths are not 1.
@@ -53,18 +61,18 @@ def score_embeddings(head: Head, embeddings: np.ndarray, *, block_rows: int = BL
         lengths = np.linalg.norm(rows, axis=1)
         is_finite, is_zero = np.isfinite(lengths), lengths == 0
         is_good = is_finite & ~is_zero
-        _check_lengths(lengths[is_good])
+        _check_lengths(lengths[is_good], about)
         scores = np.full(len(rows), np.nan)
         scores[is_good] = head.score(rows[is_good])
         yield Block(scores, np.where(is_good, OK, np.where(is_zero, ZERO, NOT_FINITE)).tolist())
 
 
-def _check_lengths(lengths: np.ndarray) -> None:
+def _check_lengths(lengths: np.ndarray, about: object) -> None:
     """Refuse embeddings that were not normalised."""
     if (np.abs(lengths - 1) > TOLERANCE).any():
         shortest, middle, longest = lengths.min(), np.median(lengths), lengths.max()
         raise DataError(
-            f"the embeddings are not normalised: their lengths are {shortest:.3g} to {longest:.3g}, mostly about "
-            f"{middle:.3g}, not 1; the head would give scores of 20 to 30",
+            f"{about}: not normalised, but of lengths from {shortest:.3g} to {longest:.3g}, mostly about {middle:.3g}, "
+            "not 1; the head would give scores of 20 to 30",
             "Divide each row by its length (numpy: e / np.linalg.norm(e, axis=1, keepdims=True)).",
         )

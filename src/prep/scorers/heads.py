@@ -41,6 +41,8 @@ def read_head(path: Path, names: Sequence[str], widths: Sequence[int]) -> Head:
     Raises:
         DataError: other keys or shapes, or no numbers.
     """
+    import torch
+
     state = read_tensors(path)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (wide, narrow) in zip(names, pairwise(widths), strict=True):
@@ -48,6 +50,8 @@ def read_head(path: Path, names: Sequence[str], widths: Sequence[int]) -> Head:
     found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     if found != shapes:
         raise DataError(f"{path} is another head: it has {found}, not {shapes}", "Give the file of this scorer.")
+    if not all(tensor.is_floating_point() and tensor.layout is torch.strided for tensor in state.values()):
+        raise DataError(f"{path} has tensors that are no plain floats", "Fetch it anew.")
     arrays = {name: tensor.float().numpy() for name, tensor in state.items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise DataError(f"{path} has numbers that are not finite", "Fetch it anew.")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from prep.errors import ConfigError
+import numpy as np
+
+from prep.errors import ConfigError, DataError
 from prep.scorers import aesthetic_v1, aesthetic_v2, clip_similarity, hpsv2
-from prep.scorers.clip import pick_dtype
+from prep.scorers.clip import ANEW, pick_dtype
 from prep.scorers.heads import Head
 from prep.scorers.model import Model
-from prep.scorers.scorer import SCORERS, Passport, Scorer
-from prep.scorers.weights import find_weights, scale_of
+from prep.scorers.scorer import EMBEDDINGS, SCORERS, Passport, Scorer
+from prep.scorers.weights import Weight, WeightFile, find_weights, scale_of
 
-EMBEDDINGS = "embeddings as they were given"  # in the place of preprocessing
 _HEADS = {"aesthetic-v1": aesthetic_v1, "aesthetic-v2": aesthetic_v2}
 _MODULES = {**_HEADS, "hpsv2": hpsv2, "hpsv2.1": hpsv2, "clip-similarity": clip_similarity}
 
@@ -56,20 +59,61 @@ def load_model(name: str, *, weights: Path | None, device: str | None, dtype: st
     check_installed("torch", "transformers")
     from prep.scorers.devices import devices
 
-    info = SCORERS[name]
     device = devices(device)[0]
     dtype = pick_dtype(dtype, device)
     module = _MODULES[name]
-    found = find_weights(hpsv2.files(name) if module is hpsv2 else module.FILES, weights)
-    passport = Passport(
-        name,
-        scale_of(info.scale, found),
-        {file: weight.sha256 for file, weight in found.items()},
-        module.PREPROCESSING.name,
-        dtype,
-        {library: version(library) for library in ("torch", "transformers", "pillow")},
-    )
-    return Model(info, passport, module.PREPROCESSING, device, *module.load(found, device, dtype))
+    found = find_weights(_files(name), weights)
+    libraries = {library: version(library) for library in ("torch", "transformers", "pillow")}
+    passport = replace(_passport(name, found), dtype=dtype, libraries=libraries)
+    model = Model(SCORERS[name], passport, module.PREPROCESSING, device, *module.load(found, device, dtype))
+    _try_out(model)
+    return model
+
+
+def expected_passport(name: str, weights: Path | None, *, fetch: bool) -> Passport | None:
+    """The passport of scores by these weights, without dtype and libraries, which no comparison needs.
+
+    Args:
+        weights: a folder that has the files; None for their publishers'.
+        fetch: fetch files whose hashes nobody knows before; else None is given.
+
+    Raises:
+        UsageError, SourceError: as in `load_scorer`.
+    """
+    files = _files(name)
+    if weights is None and all(file.sha256 for file in files):
+        return _passport(name, {file.name: Weight(Path(file.name), file.sha256 or "") for file in files})
+    return _passport(name, find_weights(files, weights)) if fetch or weights is not None else None
+
+
+def _files(name: str) -> tuple[WeightFile, ...]:
+    module = _MODULES[name]
+    return hpsv2.files(name) if module is hpsv2 else module.FILES
+
+
+def _passport(name: str, found: Mapping[str, Weight]) -> Passport:
+    hashes = {file: weight.sha256 for file, weight in found.items()}
+    return Passport(name, scale_of(SCORERS[name].scale, found), hashes, _MODULES[name].PREPROCESSING.name, "")
+
+
+def _try_out(model: Model) -> None:
+    """Raise DataError unless the model gives a picture, a black one, a score."""
+    import torch
+
+    side = model.preprocessing.side
+    try:
+        with torch.inference_mode():
+            results = model.run(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=model.device), ["a"])
+            [score] = model.scores(results.float().cpu().numpy())
+    except torch.OutOfMemoryError:
+        return  # which the stream tells of
+    except Exception as error:  # whatever a configuration leads to that is not the model's
+        raise DataError(f"the model of {model.info.name} does not run: {error!r}", ANEW) from error
+    if not np.isfinite(score):
+        raise DataError(
+            f"the model of {model.info.name} scores nothing: of a black picture its score is {score}",
+            "Fetch its weights anew; or where --dtype is fp16, which cannot hold large numbers, give another.",
+        )
 
 
 def load_head(name: str, *, weights: Path | None) -> tuple[Head, Passport]:

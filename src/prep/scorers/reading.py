@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from prep.scorers.scorer import MISSING, UNDECODABLE, UNREADABLE, Score
 
 BLOCK = 32  # images that a worker reads and decodes at a time, 5 MB of pixels
 AHEAD = 3  # blocks for each worker that are at work, wait for it, or wait for the model
+BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")  # of others no signature is right
 READS = 16  # of objects on S3 at once, in each worker: it answers in milliseconds, decoding takes as long
 
 
@@ -46,7 +48,8 @@ def read_block(addresses: Sequence[str], how: Preprocessing, s3_endpoint: str | 
     """Read and decode images; a plain function for worker processes.
 
     Raises:
-        WorkspaceError: S3 does not answer; what it refuses for one image alone is that image's problem.
+        WorkspaceError: S3 does not answer, or there are no keys for it; what it refuses for one image, or does not
+            have, is that image's problem.
     """
     remote = {
         address: _threads().submit(_read, address, s3_endpoint) for address in addresses if address.startswith("s3://")
@@ -61,11 +64,28 @@ def read_block(addresses: Sequence[str], how: Preprocessing, s3_endpoint: str | 
         except (FileNotFoundError, NotADirectoryError):
             problem = Score(None, MISSING, "no such file")
         except OSError as error:
-            problem = Score(None, UNREADABLE, error.strerror or str(error))
+            problem = Score(None, UNREADABLE, _reason(error))
         except Undecodable as error:
             problem = Score(None, UNDECODABLE, str(error))
         problems.append(problem)
     return Block(np.stack(decoded) if decoded else None, problems)
+
+
+def why_unreadable(address: str, s3_endpoint: str | None) -> str | None:
+    """Why a picture cannot be read, whatever it is that it holds; None where it can.
+
+    Raises:
+        WorkspaceError: S3 does not answer, or there are no keys for it.
+    """
+    try:
+        _read(address, s3_endpoint)
+    except OSError as error:
+        return _reason(error)
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 class SharedPixels(NamedTuple):
@@ -121,10 +141,14 @@ def _read(address: str, s3_endpoint: str | None) -> bytes:
     from obstore.exceptions import PermissionDeniedError
 
     bucket, _, key = address.removeprefix("s3://").partition("/")
+    if not BUCKET.fullmatch(bucket):
+        raise OSError("no name of a bucket")
+    store = _bucket(bucket, s3_endpoint)
     try:
-        return _bucket(bucket, s3_endpoint).get(key)
-    except WorkspaceError as error:  # S3 refuses what is not there too, to those who may not list the bucket
-        if isinstance(error.__cause__, PermissionDeniedError | ValueError):
+        return store.get(key)
+    except WorkspaceError as error:
+        # No such key or bucket possible; and S3 refuses what is not there too, to those who may not list the bucket.
+        if isinstance(error.__cause__, PermissionDeniedError | FileNotFoundError | ValueError):
             raise OSError(error.message) from error
         raise
 

@@ -11,6 +11,7 @@ from prep.schema import AESTHETIC_SCORE, PREFERENCE_SCORE
 
 OK = "ok"
 MISSING, UNREADABLE, UNDECODABLE, NOT_FINITE = "missing", "unreadable", "undecodable", "not_finite"
+EMBEDDINGS = "embeddings as they were given"  # in the place of preprocessing
 CLIP_SIMILARITY = "clip_similarity"  # a column for `where`; no trainer reads it
 
 
@@ -99,6 +100,11 @@ class Passport:
             ValueError, TypeError: it is none.
         """
         return cls(**json.loads(text))
+
+    @property
+    def is_of_embeddings(self) -> bool:
+        """Whether no image was looked at."""
+        return self.preprocessing == EMBEDDINGS
 
     @property
     def identity(self) -> list[object]:

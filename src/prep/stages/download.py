@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prep.config import Dataset
-from prep.engine import run_tasks
+from prep.config import Dataset, Source
+from prep.engine import cluster, run_tasks, share
 from prep.errors import SourceError, UsageError, WorkspaceError
 from prep.files import try_lock
 from prep.manifest import (
@@ -21,15 +22,25 @@ from prep.manifest import (
     Shard,
     read_finished,
     remove_manifest,
+    shelve_parts,
     write_journal,
     write_manifest,
 )
 from prep.progress import bar, event, size
+from prep.sources import Part
 from prep.sources.mirrors import Place, Places
 from prep.sources.part_file import journal_path, part_path
 from prep.sources.slices import Slice
 from prep.sources.transfer import Session
-from prep.stages.plan import TRANSFERS, Plan, PlannedPart, find_damaged, plan_download, remembered_slice
+from prep.stages.plan import (
+    TRANSFERS,
+    Plan,
+    PlannedPart,
+    find_damaged,
+    plan_download,
+    remembered_slice,
+    whole_shards,
+)
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
@@ -86,23 +97,27 @@ def download(
     if workspace.adopted_parts(dataset) is not None and not dataset.tables:
         return Outcome("download", dataset.name, "up to date", note=ADOPTED)
     complete = None if force else _complete(workspace, dataset, choice)
-    shards = complete.shards if complete and verify else ()
+    shards = share().of(complete.shards) if complete and verify else ()
     verified = [shard.name for shard in shards]
     damaged = find_damaged(dataset.name, workspace.raw(dataset.name), shards)
     if complete and not damaged and _is_pinned(workspace, dataset, complete):
         return _up_to_date(workspace, dataset, complete, len(verified) if verify else None, dry_run)
 
-    plan = plan_download(
-        workspace,
-        dataset,
-        choice=choice,
-        force=force,
-        verify=verify,
-        verified=[name for name in verified if name not in damaged],
-        ask_sizes=ask_sizes or not dry_run,
-        deadline=deadline,
-        at_most=at_most,
-    )
+    # The first rank pins a revision, the others go by it.
+    with nullcontext() if dry_run or workspace.locked(dataset.name) else workspace.turn():
+        plan = plan_download(
+            workspace,
+            dataset,
+            choice=choice,
+            force=force,
+            verify=verify,
+            verified=[name for name in verified if name not in damaged],
+            ask_sizes=ask_sizes or not dry_run,
+            deadline=deadline,
+            at_most=at_most,
+        )
+        if not (share().is_whole or dry_run or workspace.locked(dataset.name)):
+            workspace.lock(dataset.name, _pin(plan))
     if complete and not plan.missing and _is_what_is_wanted(complete, plan):
         return _up_to_date(workspace, dataset, complete, len(plan.parts) if verify else None, dry_run)
     if dry_run:
@@ -118,9 +133,12 @@ def _carry_out(workspace: Workspace, plan: Plan, verify: bool, deadline: float |
     _check_space(plan)
     manifest, used = _bring(workspace, plan, deadline)
     notes = _notes(plan, verify, dry_run=False)
-    notes += _changed(plan, manifest) if verify else []
+    notes += _changed(plan, manifest) if verify and manifest else []
     notes += [f"{_parts(count)} from {label}" for label, count in used.items()]
     counts = len(plan.missing), len(plan.parts)
+    if manifest is None:
+        notes.append(f"{share()}: its share of {_parts(len(plan.wanted))} is there; others are not")
+        return Outcome("download", plan.dataset.name, "partly", *counts, note="; ".join(notes))
     return Outcome("download", plan.dataset.name, "done", *counts, manifest, note="; ".join(notes))
 
 
@@ -169,7 +187,14 @@ def _is_pinned(workspace: Workspace, dataset: Dataset, manifest: Manifest) -> bo
 def _is_what_is_wanted(manifest: Manifest, plan: Plan) -> bool:
     names = [shard.name for shard in manifest.shards]
     of = {key: manifest.facts[key] for key in ("slice", "adopted", "missing") if key in manifest.facts}
-    return of == plan.slice_facts and names == [part.part.path for part in plan.parts]
+    return of == plan.slice_facts and names == _paths(plan)
+
+
+def _paths(plan: Plan) -> list[str]:
+    """Paths of what a finished download has: what all ranks bring, without archives that are to come later."""
+    if share().is_whole:
+        return [part.part.path for part in plan.parts]
+    return [part.path for _, part in plan.wanted]
 
 
 def _up_to_date(
@@ -178,7 +203,7 @@ def _up_to_date(
     notes = [] if verified is None else [f"{verified} verified, 0 repaired"]
     if "slice" in manifest.facts:
         notes.append(slice_note(dataset.name, manifest))
-    elif not dry_run:
+    elif not dry_run and share().is_whole:
         write_journal(workspace.raw(dataset.name), ())  # a kill may have come before this
     note, total = "; ".join(notes), len(manifest.shards)
     return Outcome("download", dataset.name, "up to date", 0, total, manifest, note)
@@ -270,28 +295,53 @@ def _check_space(plan: Plan) -> None:
 # -- bringing --------------------------------------------------------------------------------------------------------
 
 
-def _bring(workspace: Workspace, plan: Plan, deadline: float | None) -> tuple[Manifest, Counter[str]]:
-    """Pin, bring, declare finished; the manifest, and how many parts came from places that did not list them."""
-    name, folder, place = plan.dataset.name, plan.folder, plan.place
-    facts = {"asked": place.asked, **plan.listing.resolved, **plan.slice_facts}
-    lock = {**facts, "from": place.label}
-    workspace.lock(name, lock)  # before any byte: a killed download goes on at the same revision
+def _facts(plan: Plan) -> dict[str, Any]:
+    return {"asked": plan.place.asked, **plan.listing.resolved, **plan.slice_facts}
+
+
+def _pin(plan: Plan) -> dict[str, Any]:
+    """What prep.lock says of a dataset that is being brought."""
+    return {**_facts(plan), "from": plan.place.label}
+
+
+def _bring(workspace: Workspace, plan: Plan, deadline: float | None) -> tuple[Manifest | None, Counter[str]]:
+    """Pin, bring, declare finished; the manifest, and how many parts came from places that did not list them.
+
+    There is no manifest while other ranks have not brought their parts.
+    """
+    name, folder = plan.dataset.name, plan.folder
+    workspace.lock(name, _pin(plan))  # before any byte: a killed download goes on at the same revision
     finished = plan.finished
     folder.mkdir(parents=True, exist_ok=True)
-    write_journal(folder, [*plan.others, *plan.kept])
-    remove_manifest(folder)
+    with workspace.turn():
+        if share().is_whole:
+            write_journal(folder, [*plan.others, *plan.kept])
+        else:
+            shelve_parts(folder, share())
+            write_journal(folder, plan.kept, share())
+        if plan.missing or share().is_whole:
+            remove_manifest(folder)
     try:
         used = _fetch_all(workspace, plan, finished, deadline)
     except SourceError:
         _check_time(name, deadline, f"; {len(finished):,} of {len(plan.parts):,} parts are there")
         raise
-    shards = tuple(replace(finished[part.part.path], position=part.position) for part in plan.parts)
-    manifest = Manifest("download", shards, facts)
-    workspace.lock(name, {**lock, "parts": len(manifest.shards), "size_bytes": manifest.size_bytes})
-    write_manifest(folder, manifest)
+    with workspace.turn():
+        whole = finished if share().is_whole else whole_shards(plan, finished)
+        return (None if whole is None else _finish(workspace, plan, whole)), used
+
+
+def _finish(workspace: Workspace, plan: Plan, finished: Mapping[str, Shard]) -> Manifest:
+    """Declare a download finished, and clean up after it."""
+    position = {part.path: position for position, part in plan.wanted}
+    shards = tuple(replace(finished[path], position=position[path]) for path in _paths(plan))
+    manifest = Manifest("download", shards, _facts(plan))
+    sizes = {"parts": len(manifest.shards), "size_bytes": manifest.size_bytes}
+    workspace.lock(plan.dataset.name, {**_pin(plan), **sizes})
+    write_manifest(plan.folder, manifest)
     _remove_strays(plan)
-    write_journal(folder, plan.others)  # a wider slice will take them up
-    return manifest, used
+    write_journal(plan.folder, plan.others)  # a wider slice will take them up
+    return manifest
 
 
 def _fetch_all(workspace: Workspace, plan: Plan, finished: dict[str, Shard], deadline: float | None) -> Counter[str]:
@@ -299,22 +349,23 @@ def _fetch_all(workspace: Workspace, plan: Plan, finished: dict[str, Shard], dea
     total = None if plan.unknown_sizes else plan.bytes_to_bring or None
     used: Counter[str] = Counter()
     private = workspace.config.allow_private_hosts
+    is_far = cluster() is not None and plan.place.source.kind not in ("local", "manual")
     with (
         bar(f"download {plan.dataset.name}", total, "B", len(plan.missing)) as advance,
         Session(advance, allow_private_hosts=private, deadline=deadline) as session,
-        Journal(plan.folder) as journal,
+        Journal(plan.folder, share()) as journal,
     ):
 
         def fetch(planned: PlannedPart) -> tuple[Shard, Place]:
-            part, target = planned.part, plan.folder / planned.part.path
-            try:
-                sha256, place = plan.places.fetch(plan.place, part, target, session)
-                return Shard(part.path, part.identity, None, target.stat().st_size, sha256), place
-            except OSError as error:  # of this part alone, as far as anybody knows: the others go on
-                raise WorkspaceError.of(error, f"{plan.dataset.name}: {part.path}") from error
+            return _fetch(plan.dataset.name, plan.places, plan.place, planned.part, plan.folder, session)
 
-        for shard, place in run_tasks(fetch, plan.missing, workers=TRANSFERS, threads=True):
+        if is_far:
+            brought = run_tasks(fetch_part, _part_tasks(workspace, plan, deadline), workers=TRANSFERS)
+        else:
+            brought = run_tasks(fetch, plan.missing, workers=TRANSFERS, threads=True)
+        for shard, place in brought:
             finished[shard.name] = shard
+            advance(shard.size_bytes if is_far else 0)
             journal.add(shard)
             advance(0, items=1)
             event("part", name=plan.dataset.name, path=shard.name, size_bytes=shard.size_bytes)
@@ -323,11 +374,58 @@ def _fetch_all(workspace: Workspace, plan: Plan, finished: dict[str, Shard], dea
     return used
 
 
+def _fetch(name: str, places: Places, place: Place, part: Part, folder: Path, session: Session) -> tuple[Shard, Place]:
+    """Bring one part; it, and the place it came from."""
+    target = folder / part.path
+    try:
+        sha256, place = places.fetch(place, part, target, session)
+        return Shard(part.path, part.identity, None, target.stat().st_size, sha256), place
+    except OSError as error:  # of this part alone, as far as anybody knows: the others go on
+        raise WorkspaceError.of(error, f"{name}: {part.path}") from error
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """One part to be brought by another machine.
+
+    Attributes:
+        until: seconds since the epoch after which nothing goes on; None for no such time.
+    """
+
+    dataset: str
+    sources: tuple[Source, ...]
+    place: Place
+    part: Part
+    folder: Path
+    allow_private_hosts: bool
+    until: float | None
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.part.path}"
+
+
+def _part_tasks(workspace: Workspace, plan: Plan, deadline: float | None) -> list[PartTask]:
+    until = None if deadline is None else time.time() + deadline - time.monotonic()
+    sources, private = workspace.sources(plan.dataset), workspace.config.allow_private_hosts
+    return [
+        PartTask(plan.dataset.name, sources, plan.place, planned.part, plan.folder, private, until)
+        for planned in plan.missing
+    ]
+
+
+def fetch_part(task: PartTask) -> tuple[Shard, Place]:
+    """Bring one part, with connections of its own."""
+    deadline = None if task.until is None else time.monotonic() + task.until - time.time()
+    with Session(allow_private_hosts=task.allow_private_hosts, deadline=deadline) as session:
+        places = Places(task.dataset, task.sources, task.folder)
+        return _fetch(task.dataset, places, task.place, task.part, task.folder, session)
+
+
 def _remove_strays(plan: Plan) -> None:
     """Remove what is left of unfinished parts that no download will go on with; not from a person's own folder."""
-    if not any(part.is_copied for part in plan.parts):
+    if not any(plan.place.is_copied(part) for _, part in plan.wanted):
         return
-    wanted = {part.path for part in plan.listing.parts} - {part.part.path for part in plan.parts}
+    wanted = {part.path for part in plan.listing.parts} - set(_paths(plan))
     found = [(path, UNFINISHED.fullmatch(path.name)) for path in plan.folder.rglob(".*.part*")]
     for target in {path.with_name(name[1]) for path, name in found if name}:
         if target.relative_to(plan.folder).as_posix() not in wanted:

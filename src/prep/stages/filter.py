@@ -6,9 +6,12 @@ the manifest, and are what emit-yaml writes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -16,17 +19,19 @@ from prep import sql
 from prep.config import ArchiveImages, Captions, Dataset, GivenImages, Rules, Table, UrlImages
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
-from prep.images.matching import Indexed, image_facts
-from prep.manifest import Manifest, Shard, fingerprint, read_finished
+from prep.images.matching import Indexed, image_facts, type_of
+from prep.manifest import Manifest, Shard, fingerprint, read_finished, read_manifest
 from prep.schema import (
     AESTHETIC_SCORE,
     CAPTION,
     DROP_REASON,
     HEIGHT,
+    IMAGE_FACTS,
     IMAGE_KEY,
     IMAGE_STATUS,
     KEY,
     KINDS,
+    PREFERENCE_SCORE,
     REASON,
     ROW,
     URL,
@@ -34,12 +39,24 @@ from prep.schema import (
     Column,
     Kind,
 )
+from prep.stages.dedup_facts import Duplicates, find_duplicates
+from prep.stages.sampling import (
+    ALL,
+    HASH,
+    SAMPLED_OUT,
+    HashTask,
+    bound_of_number,
+    bound_of_share,
+    hash_of,
+    is_outside,
+    rows_wanted,
+)
 from prep.stages.scored import ScoreColumn, ShardScores, find_scores, shard_scores, with_scores
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
 from prep.workspace import Workspace
 
-VERSION = 2  # raise when the same inputs give other bytes
+VERSION = 3  # raise when the same inputs give other bytes
 TEXT_ONLY = "text_only"  # among a manifest's counts
 NO_SCORES = "no aesthetic scores, so no aes_cutoff"
 
@@ -61,6 +78,9 @@ class FilterTask(ShardTask):
         scores: columns of scores that do not come from the publisher alone.
         text_only: where kept rows without an image go, of a kind that may have some: in a file of their own, since
             pandas 3 reads a null among strings as NaN, which the trainer takes for an image's path.
+        duplicates: rows that `dedup` found to be others once more; None where it was not asked.
+        below: hashes below this are in the sample; None where all rows are.
+        memory: bytes it may have; None for a worker's share of what is free.
     """
 
     samples: Path
@@ -80,6 +100,19 @@ class FilterTask(ShardTask):
     dropped: Path
     text_only: Path | None
     output: Path
+    duplicates: Duplicates | None = None
+    below: int | None = None
+    memory: int | None = None
+
+    @property
+    def seed(self) -> int:
+        """Which sample of those of one size."""
+        return self.rules.seed or 0
+
+    @property
+    def asks_images(self) -> bool:
+        """Whether `where` asks for facts of images."""
+        return any(name in (self.rules.where or "") for name in (IMAGE_STATUS, *IMAGE_FACTS))
 
     @property
     def shape(self) -> Kind:
@@ -100,19 +133,34 @@ class FilterTask(ShardTask):
     def fingerprint(self) -> str:
         """Everything the files are made from."""
         facts = None if self.index is None else [self.index_sha256, [indexed[::2] for indexed in self.index]]
-        rules = self.rules.model_dump(mode="json", exclude={"scorer"})  # it says which scores, and they are named
+        # Scorer and sample say which scores and which rows, and both are named.
+        rules = self.rules.model_dump(mode="json", exclude={"scorer", "sample", "seed"})
         how = [self.kind, self.columns, self.images, self.match, self.captions_sha256, self.captions_by]
         scores = [[score.how for score in self.scores]] if self.scores else []
-        return fingerprint([VERSION, self.samples_sha256, how, rules, facts, *scores])
+        duplicates = [] if self.duplicates is None else [["dedup", self.duplicates.sha256]]
+        sample = [] if self.below is None else [["sample", self.seed, self.below]]
+        return fingerprint([VERSION, self.samples_sha256, how, rules, facts, *scores, *duplicates, *sample])
+
+    @property
+    def judged(self) -> str:
+        """The fingerprint without duplicates and samples: what tells which rows pass everything else."""
+        return replace(self, duplicates=None, below=None).fingerprint
 
 
 def filter_table(
-    workspace: Workspace, name: str, *, rules: Rules | None = None, force: bool = False, dry_run: bool = False
+    workspace: Workspace,
+    name: str,
+    *,
+    rules: Rules | None = None,
+    memory: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
 ) -> Outcome:
     """Split the samples of table `name` into kept and dropped.
 
     Args:
         rules: what to apply; by default what the workspace says for the table.
+        memory: bytes that all workers may have together; by default half of what is free.
 
     Raises:
         ConfigError: `where` is not SQL over the table's columns, or scores of several scales would be mixed.
@@ -136,6 +184,19 @@ def filter_table(
     tasks = _tasks(workspace, name, images_of, normalized, indexes, columns, scores, applied)
     if applied.where is not None and tasks:
         _check_where(tasks[0])
+    workers, share = sql.share_memory(min(workspace.workers, max(1, len(tasks))), memory)
+    tasks = [replace(task, memory=share) for task in tasks]
+    judged = [task.judged for task in tasks]
+    duplicates, dedup, dedup_note = find_duplicates(workspace, name, judged)
+    tasks = [replace(task, duplicates=duplicates.get(task.output.name)) for task in tasks]
+    sample: dict[str, Any] = {}
+    if applied.sample is not None:
+        found = _bound(workspace, name, tasks, applied, workers, force=force, dry_run=dry_run)
+        if isinstance(found, Outcome):
+            return found
+        sample = {"sample": found}
+        below = int(found["below"])
+        tasks = [replace(task, below=None if below >= ALL else below) for task in tasks]
     outcome = build_shards(
         "filter",
         name,
@@ -151,14 +212,76 @@ def filter_table(
             "has_images": kind_of_images == "given" or indexes[0] is not None,
             "rows_in": normalized.rows,
             **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
+            **dedup,
+            **sample,
+            **({"judged": judged} if dedup or sample else {}),
         },
-        workers=workspace.workers,
+        workers=workers,
         force=force,
         dry_run=dry_run,
     )
     if NO_SCORES in notes and not score_notes and table.shape.column(AESTHETIC_SCORE):
         score_notes = [f"`prep score {name}` computes scores"]
-    return replace(outcome, note="; ".join([*notes, *score_notes]))
+    score_notes += _unscored(workspace.filtered(name), outcome.manifest, scores)
+    return replace(outcome, note="; ".join([*notes, *score_notes, *([dedup_note] if dedup_note else [])]))
+
+
+def _unscored(folder: Path, filtered: Manifest | None, scores: Sequence[ScoreColumn]) -> list[str]:
+    """How many kept rows lack a computed score that no rule asks for."""
+    if not (filtered and filtered.shards) or PREFERENCE_SCORE not in {
+        column.name for column in scores if column.computed
+    }:
+        return []
+    files = sql.parquet_files([folder / shard.name for shard in filtered.shards])
+    with sql.connect() as connection, sql.data_errors(str(folder), "`prep filter --force` writes it anew."):
+        [(lacking,)] = connection.execute(f"SELECT count(*) - count({PREFERENCE_SCORE}) FROM {files}").fetchall()
+    return [f"{lacking:,} of {filtered.rows:,} rows have no {PREFERENCE_SCORE}"] if lacking else []
+
+
+def _bound(
+    workspace: Workspace,
+    name: str,
+    tasks: Sequence[FilterTask],
+    rules: Rules,
+    workers: int,
+    *,
+    force: bool,
+    dry_run: bool,
+) -> dict[str, str] | Outcome:
+    """The bound of a sample's hashes, and for a number of rows the name of what it was found in.
+
+    For a number the hashes of every shard are gathered first; the outcome of that where it is not finished.
+    """
+    wanted = rows_wanted(rules.sample or "")
+    if wanted is None:
+        return {"below": str(bound_of_share(rules.sample or ""))}
+    folder = workspace.sampled(name)
+    gather = [HashTask(task, rules.seed or 0, wanted, folder / task.output.name) for task in tasks]
+    facts = {"sample": wanted, "seed": rules.seed or 0}
+    outcome = build_shards(
+        "sample", name, folder, gather, gather_hashes, facts=facts, workers=workers, force=force, dry_run=dry_run
+    )
+    if outcome.manifest is None:
+        note = outcome.note or f"the rows that may be in a sample of {wanted:,} come first"
+        return replace(outcome, stage="filter", made=len(tasks), note=note)
+    pool = fingerprint([task.fingerprint for task in gather])
+    earlier = read_manifest(workspace.filtered(name))
+    known = earlier.facts.get("sample", {}) if earlier is not None else {}
+    if known.get("of") == pool:
+        return dict(known)
+    return {"below": str(bound_of_number([task.output for task in gather], wanted)), "of": pool}
+
+
+def gather_hashes(task: HashTask[FilterTask]) -> None:
+    """Write the smallest hashes of the rows that pass everything but the sample, smallest first.
+
+    A row whose image is not fetched yet is among them: the rows that are in the sample are those to be fetched.
+    """
+    judge = task.judge
+    with sql.connect(task.output, judge.memory) as connection, _data_errors(judge):
+        rows = f"SELECT * FROM ({_judged(connection, judge)}) WHERE coalesce({REASON} = '{NOT_FETCHED}', true)"
+        smallest = f"SELECT {hash_of(task.seed)} AS {HASH} FROM ({rows}) ORDER BY {HASH} LIMIT {task.most}"
+        sql.copy_to_parquet(connection, smallest, task.output, {sql.TASK_KEY: task.fingerprint})
 
 
 def _index_of(workspace: Workspace, images_of: Dataset) -> Manifest | None:
@@ -277,6 +400,9 @@ def effective_rules(rules: Rules, columns: tuple[str, ...]) -> tuple[Rules, list
     if rules.min_size is not None and not {HEIGHT, WIDTH} <= set(columns):
         rules = rules.model_copy(update={"min_size": None})
         notes.append("no image sizes, so no min_size")
+    if rules.sample is None and rules.seed is not None:
+        rules = rules.model_copy(update={"seed": None})
+        notes.append("no sample, so no seed")
     return rules, notes
 
 
@@ -304,20 +430,13 @@ def split_samples(task: FilterTask) -> None:
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, ROW, IMAGE_KEY, *([URL] if task.images == "url" else [])]
     kept_columns = ", ".join(sql.name(column) for column in kept)
-    mend = "If it is the --where, `prep filter --reset` forgets it; if a file is damaged, remove its folder and run."
-    with sql.connect(task.output) as connection, sql.data_errors(f"{task.samples}, or its image index", mend):
+    with sql.connect(task.output, task.memory) as connection, _data_errors(task):
         rows = connection.execute(f"SELECT count(*) FROM {sql.parquet_files([task.samples])}").fetchall()[0][0]
-        if task.captions:
-            _find_captions(connection, task)
-        facts = _with_facts(task)
-        if task.rules.where is not None:  # asked once: it need not give the same answer twice
-            answers = f"SELECT {ROW} FROM ({facts}) WHERE ({task.rules.where}\n)"
-            connection.execute(f"CREATE TEMP TABLE passing AS {answers}")
-        judged = f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({facts})"
+        judged = _judged(connection, task)
         passing = f"SELECT {kept_columns} FROM ({judged}) WHERE {REASON} IS NULL"
-        written = sql.copy_to_parquet(
-            connection, f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL", task.dropped, metadata
-        )
+        failing = f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL"
+        # For people to look at: time counts for more than room.
+        written = sql.copy_to_parquet(connection, failing, task.dropped, metadata, level=1)
         if task.text_only is not None:
             shown = [sql.name(column.name) for column in task.shape.image_columns]
             # The key and not the path of its one image, which is not known before the image is fetched.
@@ -334,6 +453,34 @@ def split_samples(task: FilterTask) -> None:
         for output in task.outputs:
             output.unlink(missing_ok=True)  # they carry the task's name, and would pass for finished
         raise DataError(f"{task.samples} has {rows} rows, {written} were kept or dropped", "Please report this.")
+
+
+def _data_errors(task: FilterTask) -> AbstractContextManager[None]:
+    mend = "If it is the --where, `prep filter --reset` forgets it; if a file is damaged, remove its folder and run."
+    return sql.data_errors(f"{task.samples}, or its image index", mend)
+
+
+def _judged(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> str:
+    """SQL of the samples, each with the first reason to drop it; makes the temporary tables that it names."""
+    if task.captions:
+        _find_captions(connection, task)
+    if task.rules.where is not None:  # asked once: it need not give the same answer twice
+        connection.execute(f"CREATE TEMP TABLE passing AS {_asked(task)}")
+    if task.duplicates is not None and task.duplicates.reasons:
+        shard = sql.parquet_files([task.duplicates.shard])
+        connection.execute(f"CREATE TEMP TABLE duplicates AS SELECT {ROW}, {REASON} FROM {shard}")
+    return f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({_with_facts(task)})"
+
+
+def _asked(task: FilterTask) -> str:
+    """SQL of the rows for which `where` is true.
+
+    Where it asks for facts of an image that is still to be fetched, also those for which it may come true then.
+    """
+    answer = f"({task.rules.where}\n)"
+    if task.asks_images and task.images == "url":
+        answer = f"coalesce({answer}, {IMAGE_STATUS} IS NULL)"
+    return f"SELECT {ROW} FROM ({_with_facts(task, asked=True)}) WHERE {answer}"
 
 
 def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> None:
@@ -353,9 +500,13 @@ def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> N
     )
 
 
-def _with_facts(task: FilterTask) -> str:
-    """SQL of the samples with what is known of their images, the captions of another table, and their scores."""
-    facts = _with_image_facts(task)
+def _with_facts(task: FilterTask, *, asked: bool = False) -> str:
+    """SQL of the samples with what is known of their images, the captions of another table, and their scores.
+
+    Args:
+        asked: with those facts of images too that `where` alone may ask for.
+    """
+    facts = _with_image_facts(task, IMAGE_FACTS if asked and task.asks_images else {})
     if task.captions:
         on = f"CAST(f.{sql.name(task.captions_by)} AS VARCHAR)"
         facts = (
@@ -371,21 +522,25 @@ def _above_cutoff(cutoff: float) -> str:
     return f"{AESTHETIC_SCORE} > CAST('{cutoff!r}' AS DOUBLE)"
 
 
-def _with_image_facts(task: FilterTask) -> str:
+def _with_image_facts(task: FilterTask, more: Mapping[str, str]) -> str:
     """SQL of the samples with their images' paths, the true size of the one that has one, and `image_status`.
 
     The status is that of the first image that is not there, or `ok`; null where nothing is known yet.
+
+    Args:
+        more: further columns -> what the index calls that fact of the sample's one image.
     """
     samples = sql.parquet_files([task.samples])
     path = task.shape.image_path
+    nothing = "".join(f", CAST(NULL AS {type_of(fact)}) AS {name}" for name, fact in more.items())
     if task.images == "given":
-        return f"SELECT * {_replaced(_given_paths(task))}, 'ok' AS {IMAGE_STATUS} FROM {samples}"
+        return f"SELECT * {_replaced(_given_paths(task))}, 'ok' AS {IMAGE_STATUS}{nothing} FROM {samples}"
     is_empty = task.index is None or not any(indexed.shards for indexed in task.index)
     if task.index is None or (is_empty and task.images == "url"):  # none is fetched yet, or none of this shard
         unknown = f", CAST(NULL AS VARCHAR) AS {path}" if path else ""
-        return f"SELECT *{unknown}, CAST(NULL AS VARCHAR) AS {IMAGE_STATUS} FROM {samples}"
+        return f"SELECT *{unknown}, CAST(NULL AS VARCHAR) AS {IMAGE_STATUS}{nothing} FROM {samples}"
     lists = [column for column in task.shape.image_columns if column.name != path]
-    found = image_facts(samples, [column.name for column in lists], task.index, task.match)
+    found = image_facts(samples, [column.name for column in lists], task.index, task.match, tuple(more.values()))
     measured = {HEIGHT: "height", WIDTH: "width"}
     new = {
         name: f"coalesce(i.{fact}, s.{sql.name(name)})" for name, fact in measured.items() if task.shape.column(name)
@@ -396,12 +551,13 @@ def _with_image_facts(task: FilterTask) -> str:
     statuses = [f"nullif({found.alias(column.name)}.status, 'ok')" for column in lists]
     statuses.append(f"if(s.{IMAGE_KEY} IS NULL, 'ok', coalesce(i.status, {missing}))")
     main = f", {_stored('i.path', path, task)} AS {path}" if path else ""
+    told = "".join(f", i.{fact} AS {name}" for name, fact in more.items())
     joins = " ".join(
         f"LEFT JOIN {found.alias(column.name)} ON {found.alias(column.name)}.{ROW} = s.{ROW}" for column in lists
     )
     return f"""
         WITH {found.tables}
-        SELECT s.* {_replaced(new)}{main}, coalesce({", ".join(statuses)}) AS {IMAGE_STATUS}
+        SELECT s.* {_replaced(new)}{main}, coalesce({", ".join(statuses)}) AS {IMAGE_STATUS}{told}
         FROM {samples} s LEFT JOIN images i ON i.{IMAGE_KEY} = s.{IMAGE_KEY} {joins}
     """
 
@@ -450,9 +606,6 @@ def _reason(task: FilterTask) -> str:
     branches = [f"WHEN {DROP_REASON} IS NOT NULL THEN {DROP_REASON}"]
     branches.append(f"WHEN {IMAGE_STATUS} != 'ok' THEN 'image_' || {IMAGE_STATUS}")
     if rules.aes_cutoff is not None:
-        # An image that can be scored once it is fetched is worth fetching.
-        is_there = f" AND {IMAGE_STATUS} IS NOT NULL" if task.is_scored else ""
-        branches.append(f"WHEN {AESTHETIC_SCORE} IS NULL{is_there} THEN 'no_score'")
         branches.append(f"WHEN NOT {_above_cutoff(rules.aes_cutoff)} THEN 'aes_cutoff'")
     if task.captions:
         branches.append(f"WHEN {CAPTION} IS NULL THEN 'no_recaption'")
@@ -462,6 +615,15 @@ def _reason(task: FilterTask) -> str:
         branches.append(f"WHEN least({HEIGHT}, {WIDTH}) < {rules.min_size} THEN 'min_size'")
     if rules.where is not None:
         branches.append(f"WHEN {ROW} NOT IN (SELECT {ROW} FROM passing) THEN 'where'")
+    if rules.aes_cutoff is not None:  # the last of them, as only rows that pass the others are worth scoring
+        # An image that can be scored once it is fetched is worth fetching.
+        is_there = f" AND {IMAGE_STATUS} IS NOT NULL" if task.is_scored else ""
+        branches.append(f"WHEN {AESTHETIC_SCORE} IS NULL{is_there} THEN 'no_score'")
+    for reason in task.duplicates.reasons if task.duplicates else ():
+        rows = f"SELECT {ROW} FROM duplicates WHERE {REASON} = {sql.text(reason)}"
+        branches.append(f"WHEN {ROW} IN ({rows}) THEN {sql.text(reason)}")
+    if task.below is not None:
+        branches.append(f"WHEN {is_outside(task.seed, task.below)} THEN '{SAMPLED_OUT}'")
     if task.images == "url" and task.index is not None:
         branches.append(f"WHEN {IMAGE_STATUS} IS NULL THEN '{NOT_FETCHED}'")
     return f"CASE {' '.join(branches)} END"
@@ -473,9 +635,9 @@ def _check_where(task: FilterTask) -> None:
         connection.execute(f"CREATE TEMP TABLE captions (joined VARCHAR, {CAPTION} VARCHAR)")
         columns = connection.execute(f"DESCRIBE {_with_facts(task)}").fetchall()
         try:
-            connection.execute(f"DESCRIBE SELECT 1 FROM ({_with_facts(task)}) WHERE ({task.rules.where}\n)")
+            connection.execute(f"DESCRIBE {_asked(task)}")
         except duckdb.Error as error:
-            names = ", ".join(sorted(row[0] for row in columns if row[0] not in (DROP_REASON, "image_status")))
+            names = ", ".join(sorted({*(row[0] for row in columns), *IMAGE_FACTS} - {DROP_REASON}))
             raise ConfigError(
                 f"--where {task.rules.where!r}: {str(error).splitlines()[0]}",
                 f"Write a DuckDB predicate over the columns of {task.samples.parent.stem}: {names}.",
@@ -486,8 +648,10 @@ def count_reasons(task: FilterTask) -> dict[str, int]:
     """Dropped rows of the finished shard by reason; and under `text_only`, kept rows without an image."""
     import pyarrow.parquet as pq
 
-    reasons = pq.read_table(task.dropped, columns=["reason"])["reason"].value_counts().to_pylist()
-    counts = {reason["values"]: reason["counts"] for reason in reasons}
+    counts: Counter[str] = Counter()
+    with pq.ParquetFile(task.dropped) as file:
+        for batch in file.iter_batches(columns=[REASON]):
+            counts.update({found["values"]: found["counts"] for found in batch.column(0).value_counts().to_pylist()})
     if task.text_only is not None and (rows := pq.read_metadata(task.text_only).num_rows):
         counts[TEXT_ONLY] = rows
     return {reason: counts[reason] for reason in sorted(counts)}

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from prep import sql
 from prep.config import ArchiveImages, Dataset, FolderImages, GivenImages, ParquetImages, UrlImages
+from prep.engine import cluster, share
 from prep.errors import ConfigError, SourceError, UsageError, WorkspaceError
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
-from prep.manifest import Manifest, Shard, read_finished, read_manifest
+from prep.manifest import Manifest, Shard, known_shards, read_finished, read_manifest, remove_shares
 from prep.progress import Bar
 from prep.schema import IMAGE_KEY, ROW, URL
 from prep.stages.freeing import Freeing, check_not_needed
@@ -128,13 +129,14 @@ def _build(
     *,
     make_batch: Callable[[Sequence[TaskT]], None] | None = None,
     total: int | None = None,
-    stale: Collection[str] = (),
+    stale: Collection[str] | None = None,
     on_made: Callable[[TaskT], None] = lambda task: None,
 ) -> Outcome:
     """Bring the dataset's index to hold exactly the shards of `tasks`, and clean up after them."""
     from prep.images.spool import remove_spools
 
     folder = workspace.index(dataset.name)
+    may_be_stale = options.verify or stale is not None
     with _counting(folder) as watch:
         outcome = build_shards(
             "images",
@@ -149,7 +151,7 @@ def _build(
             workers=workspace.workers,
             force=force,
             dry_run=dry_run,
-            is_stale=lambda task: options.verify or task.output.name in stale,
+            is_stale=(lambda task: options.verify or task.output.name in (stale or ())) if may_be_stale else None,
             unit=("images", total),
             on_bar=watch,
             on_made=on_made,
@@ -253,7 +255,7 @@ def _from_parts(
         options,
         force,
         dry_run,
-        stale=_with_gone(workspace.index(dataset.name), tasks),
+        stale=_with_gone(workspace.index(dataset.name), tasks) or None,
         on_made=freeing.made if freeing else lambda task: None,
     )
     if outcome.state == "done" and len(tasks) > 1 and (doubles := _double_keys(tasks)):
@@ -275,8 +277,7 @@ def _double_keys(tasks: Sequence[PartsTask]) -> int:
 
 def _with_gone(folder: Path, tasks: Sequence[PartsTask]) -> set[str]:
     """Index shards with images that are gone from the store, and that can be had again out of their parts."""
-    manifest = read_manifest(folder)
-    lacking = {shard.name for shard in manifest.shards if shard.counts.get(GONE)} if manifest else set()
+    lacking = {shard.name for shard in known_shards(folder).values() if shard.counts.get(GONE)}
     return {task.output.name for task in tasks if not task.is_freed} & lacking
 
 
@@ -388,10 +389,13 @@ def _from_urls(workspace: Workspace, dataset: Dataset, options: ImageOptions, fo
     is_covered = not options.all_rows and all(_is_covered(manifest) for manifest in filtered.values())
     is_plain = not (force or options.retry or options.verify)
     if is_plain and is_covered and index and index.facts == _facts(workspace, dataset):
+        if share().is_whole and not dry_run:
+            remove_shares(workspace.index(dataset.name))
         return Outcome("images", dataset.name, "up to date", 0, len(index.shards), index)
     tasks = _url_tasks(workspace, dataset, normalized, options, force)
-    _check_place(dataset, tasks, force)
-    stale = set() if force else _stale_chunks(tasks) | _with_statuses(tasks, options.retry)
+    own = share().of(tasks)
+    _check_place(dataset, own, force)
+    stale = set() if force else _stale_chunks(own) | _with_statuses(own, options.retry)
     outcome = _build(
         workspace, dataset, tasks, None, {}, options, force, dry_run, make_batch=make_from_urls, stale=stale
     )
@@ -426,7 +430,7 @@ def _url_tasks(
             _wanted_rows(workspace, table, shard, options.all_rows),
             workspace.config.fetch,
             workspace.config.allow_private_hosts,
-            min(workspace.workers, len(chunks)),
+            min(_processes(workspace), len(chunks)),
             options.retry,
             options.min_success if is_first else None,
             force,
@@ -434,6 +438,12 @@ def _url_tasks(
         )
         for table, shard, chunk in chunks
     ]
+
+
+def _processes(workspace: Workspace) -> int:
+    """How many processes fetch at once, on all machines."""
+    machines = cluster()
+    return workspace.workers * share().world_size if machines is None else machines.workers
 
 
 def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -> str:

@@ -69,6 +69,7 @@ class NormalizeTask(ShardTask):
         base: folder of the data file, which relative paths of given images start from.
         index: shards of the image index, for a table whose reader asks for image sizes.
         index_sha256: what is in them.
+        memory: bytes it may have; None for a worker's share of what is free.
     """
 
     part: Path
@@ -80,6 +81,7 @@ class NormalizeTask(ShardTask):
     index: tuple[Path, ...]
     index_sha256: tuple[str, ...]
     output: Path
+    memory: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -89,11 +91,16 @@ class NormalizeTask(ShardTask):
         return fingerprint([VERSION, *inputs, table])
 
 
-def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: bool = False) -> Outcome:
+def normalize(
+    workspace: Workspace, name: str, *, memory: int | None = None, force: bool = False, dry_run: bool = False
+) -> Outcome:
     """Write the samples of table `name`, one shard a part.
 
     Needs the dataset's parts; a table whose annotations lack image sizes also needs its images' index. Until then
     the outcome is `waiting`.
+
+    Args:
+        memory: bytes that all workers may have together; by default half of what is free.
 
     Raises:
         DataError: a part is not what the dataset's YAML says.
@@ -112,6 +119,7 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
         index = manifest.shards
     kind_of_images = _images_kind(dataset, table)
     parts = _matching_parts(raw.shards, table, name)
+    workers, share = sql.share_memory(min(workspace.workers, max(1, len(parts))), memory)
     tasks = [
         NormalizeTask(
             workspace.raw(dataset.name) / part.name,
@@ -123,6 +131,7 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
             tuple(index_folder / shard.name for shard in index),
             tuple(shard.sha256 for shard in index),
             workspace.normalized(name) / shard_name(number if part.position is None else part.position),
+            share,
         )
         for number, part in enumerate(parts)
     ]
@@ -137,7 +146,7 @@ def normalize(workspace: Workspace, name: str, *, force: bool = False, dry_run: 
         make_samples,
         count_values,
         facts={"dataset": dataset.name, "kind": table.kind, "parts": [task.part_name for task in tasks]},
-        workers=workspace.workers,
+        workers=workers,
         force=force,
         dry_run=dry_run,
     )
@@ -161,7 +170,7 @@ def _matching_parts(parts: tuple[Shard, ...], table: Table, name: str) -> list[S
 
 def make_samples(task: NormalizeTask) -> None:
     """Write the samples of one part."""
-    with sql.connect(task.output) as connection, open_records_of(task, connection):
+    with sql.connect(task.output, task.memory) as connection, open_records_of(task, connection):
         query = samples_query(connection, task)
         if _has_window(task.table):  # such a function leaves the rows in an order of its own
             query = f"{query} ORDER BY {ROW}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prep.config import ArchiveImages, Dataset, ParquetImages, Source
-from prep.engine import run_tasks
+from prep.engine import run_tasks, share
 from prep.errors import PrepError, UsageError, WorkspaceError
 from prep.files import size_of
 from prep.manifest import Shard, read_journal, read_manifest
@@ -76,7 +76,8 @@ class Plan:
         choice: the slice of them that is wanted.
         adopted: glob of parts that are not, because their images are in a folder already.
         left_out: parts that are wanted and are to come another time.
-        parts: the slice's parts.
+        wanted: the slice's parts, each with its position.
+        parts: those that this process is to bring: all, or a rank's share.
         others: parts outside the slice that are there, as an earlier download knew them.
         disk_folder, disk_free: where the parts will lie, and the bytes that are free there.
     """
@@ -89,6 +90,7 @@ class Plan:
     choice: Slice
     adopted: str | None
     left_out: int
+    wanted: tuple[tuple[int, Part], ...]
     parts: tuple[PlannedPart, ...]
     others: tuple[Shard, ...]
     disk_folder: Path
@@ -195,10 +197,11 @@ def plan_download(
     adopted = workspace.adopted_parts(dataset)
     chosen = _chosen(dataset, choice, listing, adopted)
     chosen = chosen if force else _with_freed(chosen, listing, known)
-    there = {} if force else _finished([part for _, part in chosen], folder, known, dataset.name)
+    own = share().of(chosen)
+    there = {} if force else _finished([part for _, part in own], folder, known, dataset.name)
     unverified = [shard for path, shard in there.items() if path not in verified] if verify else []
     damaged = find_damaged(dataset.name, folder, unverified)
-    parts = [_planned(place, folder, part, position, there, damaged, known) for position, part in chosen]
+    parts = [_planned(place, folder, part, position, there, damaged, known) for position, part in own]
     parts = _with_first_archives(dataset, parts, at_most)
     if ask_sizes:
         until = min(time.monotonic() + SIZES_PATIENCE_SECONDS, deadline or float("inf"))
@@ -213,7 +216,8 @@ def plan_download(
         listing,
         choice,
         adopted,
-        len(chosen) - len(parts),
+        len(own) - len(parts),
+        tuple(chosen),
         tuple(parts),
         _others(listing, {part.path for _, part in chosen}, folder, known),
         disk_folder,
@@ -326,7 +330,7 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def known_shards(folder: Path) -> dict[str, Shard]:
-    """Parts that the manifest or the journal knows, by path; whether they are there is another question."""
+    """Parts that the manifest or a journal knows, by path; whether they are there is another question."""
     manifest = read_manifest(folder)
     known = {shard.name: shard for shard in manifest.shards} if manifest else {}
     return known | read_journal(folder)
@@ -348,6 +352,21 @@ def _finished(parts: Sequence[Part], folder: Path, known: Mapping[str, Shard], n
     ]
     others = find_damaged(name, folder, candidates)
     return finished | {shard.name: shard for shard in candidates if shard.name not in others}
+
+
+def whole_shards(plan: Plan, own: Mapping[str, Shard]) -> dict[str, Shard] | None:
+    """All parts that are wanted, by path, once every rank has brought its own; None before.
+
+    Args:
+        own: what this rank has brought, or found.
+    """
+    known = {**known_shards(plan.folder), **own}
+    there = {
+        part.path: known[part.path]
+        for _, part in plan.wanted
+        if part.path in known and _is_there(part, known[part.path], plan.folder)
+    }
+    return there if len(there) == len(plan.wanted) else None
 
 
 def _is_there(part: Part, shard: Shard, folder: Path) -> bool:

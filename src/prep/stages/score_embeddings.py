@@ -18,7 +18,7 @@ from prep.schema import ROW
 from prep.scorers.embeddings import read_embeddings, score_embeddings
 from prep.scorers.scorer import Passport, ScorerInfo
 from prep.stages.score_tasks import finish, schema, shortest, write_scores
-from prep.stages.scored import EMBEDDINGS, refusal, shard_task
+from prep.stages.scored import refusal, shard_task
 from prep.stages.shards import Outcome
 from prep.workspace import Workspace
 
@@ -46,7 +46,7 @@ def attach_embeddings(
         UsageError: samples of its kind have no such scores, or files and shards do not agree.
         DataError: a file holds no embeddings of length 1.
     """
-    if error := refusal(workspace, name, info, all_rows=True):
+    if error := refusal(workspace, name, info, info.scale, all_rows=True):
         raise error
     normalized = read_finished(workspace.normalized(name))
     if normalized is None:
@@ -55,15 +55,15 @@ def attach_embeddings(
     _check_rows(name, normalized, files, [len(rows) for rows in embeddings])
     if dry_run:
         return Outcome("score", name, "planned", len(files), len(files), note=f"{info.name}: of embeddings")
-    folder = workspace.scores(info.name, name)
-    remove_manifest(folder)
     head, passport = load()
+    folder = workspace.scores(info.name, name)
     outputs = [folder / shard.name for shard in normalized.shards]
     with bar(f"score {name}", normalized.rows, "embeddings") as advance:
-        for shard, output, rows in zip(normalized.shards, outputs, embeddings, strict=True):
-            scores = embedding_scores(head, rows, advance)
+        for file, shard, output, rows in zip(files, normalized.shards, outputs, embeddings, strict=True):
+            scores = embedding_scores(head, rows, file, advance)
+            remove_manifest(folder)  # not before there is a shard to be written: what is refused changes nothing
             write_scores(output, scores, shard_task(passport, shard.sha256), [passport])
-    return finish(workspace, name, info, outputs, EMBEDDINGS, len(files))
+    return finish(workspace, name, info, outputs, len(files))
 
 
 def _check_rows(name: str, normalized: Manifest, files: Sequence[Path], rows: Sequence[int]) -> None:
@@ -114,19 +114,19 @@ def score_file(file: Path, output: Path, load: Callable[[], tuple[Head, Passport
     rows = read_embeddings(file)
     head, passport = load()
     with bar(f"score {file.name}", len(rows), "embeddings") as advance:
-        scores = embedding_scores(head, rows, advance).select([ROW, "score", "status"])
+        scores = embedding_scores(head, rows, file, advance).select([ROW, "score", "status"])
     write_scores(output, scores, shard_task(passport, hash_file(file)), [passport])
     counts = {status["values"]: status["counts"] for status in scores["status"].value_counts().to_pylist()}
     bounds, mean = pc.min_max(scores["score"]).as_py(), pc.mean(scores["score"]).as_py()
     return FileScores(file, output, counts, bounds["min"], mean, bounds["max"])
 
 
-def embedding_scores(head: Head, embeddings: np.ndarray, advance: Advance) -> pa.Table:
-    """Scores of embeddings, row by row, in the columns of a shard."""
+def embedding_scores(head: Head, embeddings: np.ndarray, file: Path, advance: Advance) -> pa.Table:
+    """Scores of a file's embeddings, row by row, in the columns of a shard."""
     import pyarrow as pa
 
     blocks, row = [], 0
-    for block in score_embeddings(head, embeddings):
+    for block in score_embeddings(head, embeddings, file):
         count = len(block.statuses)
         nulls = pa.nulls(count, pa.string())
         values = [None if math.isnan(value) else shortest(value) for value in block.scores]

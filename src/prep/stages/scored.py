@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prep import sql
 from prep.config import Rules, Table
-from prep.errors import ConfigError, PrepError, UsageError
+from prep.errors import ConfigError, DataError, PrepError, UsageError
+from prep.files import hash_file
 from prep.manifest import Manifest, Shard, fingerprint, read_finished
 from prep.schema import AESTHETIC_SCORE, ROW, Kind
 from prep.scorers.scorer import CLIP_SIMILARITY, OK, SCORERS, Passport, ScorerInfo
+from prep.stages.shards import fingerprint_in
 from prep.trainers.lavida_o import S3_SCHEME
 from prep.workspace import Workspace
 
 VERSION = 1  # raise when the same inputs give other bytes
 PASSPORTS = "prep.passports"  # in a score shard's metadata: those of its rows, oldest first, as a JSON list
 PUBLISHED = "published"  # the rule `scorer` that takes the publisher's scores alone
-IMAGES, EMBEDDINGS = "images", "embeddings"  # what scores were made from
+FORCED = ".forced"  # beside shards of which all are to be made anew: the names of those that have been
 DIFFERENCE = "LAION's V1 is a linear head and its V2 an MLP: 5.67 means something else on each"
 
 
@@ -44,9 +46,14 @@ def text_name(text: str) -> str:
     return f"substr(sha256({text}), 1, 32)"
 
 
-def shard_task(passport: Passport, samples_sha256: str = "") -> str:
+def shard_task(passport: Passport, samples_sha256: str) -> str:
     """Fingerprint of a score shard; of one made from embeddings also of the samples whose order they are in."""
-    return fingerprint([VERSION, passport.identity, samples_sha256])
+    return fingerprint([VERSION, passport.identity, samples_sha256 if passport.is_of_embeddings else ""])
+
+
+def is_of(task: str | None, passports: Iterable[Passport], samples_sha256: str) -> bool:
+    """Whether a score shard with this fingerprint and these passports holds for a shard of samples."""
+    return task in {shard_task(passport, samples_sha256) for passport in passports}
 
 
 def passports_in(path: Path) -> tuple[Passport, ...]:
@@ -61,6 +68,42 @@ def passports_in(path: Path) -> tuple[Passport, ...]:
         return ()
 
 
+def describe_shard(path: Path) -> Shard:
+    """A shard of scores, with its rows by status.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        statuses = pq.read_table(path, columns=["status"])["status"].value_counts().to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged: {error}", "Delete it; `prep score` computes its scores anew.") from error
+    counts = {status["values"]: status["counts"] for status in statuses}
+    task = fingerprint_in(path) or ""
+    return Shard(path.name, task, sum(counts.values()), path.stat().st_size, hash_file(path), counts)
+
+
+def passports_of(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Every passport in shards of scores, once."""
+    found = {passport.as_json(): passport for path in paths for passport in passports_in(path)}
+    return [asdict(found[text]) for text in sorted(found)]
+
+
+def finished_scores(folder: Path) -> Manifest | None:
+    """The manifest of finished scores; None while some are to be computed anew."""
+    return None if (folder / FORCED).exists() else read_finished(folder)
+
+
+def scores_there(folder: Path) -> Manifest | None:
+    """What a manifest would say of the shards that an unfinished run, or the one before it, left; None without any."""
+    paths = [path for path in sorted(folder.glob("*.parquet")) if passports_in(path)]
+    shards = tuple(describe_shard(path) for path in paths)
+    return Manifest("score", shards, {"passports": passports_of(paths)}) if shards else None
+
+
 def _passports(data: Iterable[Mapping[str, Any]]) -> tuple[Passport, ...]:
     return tuple(Passport(**passport) for passport in data)
 
@@ -70,7 +113,7 @@ def _passports(data: Iterable[Mapping[str, Any]]) -> tuple[Passport, ...]:
 
 @dataclass(frozen=True)
 class Computed:
-    """A table's finished scores by one scorer."""
+    """A table's scores by one scorer; while a run is unfinished, those that are there."""
 
     info: ScorerInfo
     folder: Path
@@ -88,11 +131,12 @@ class Computed:
 
     def shards(self, samples: Manifest) -> dict[str, Shard]:
         """Its shards by name; of embeddings only those of these very samples, whose order they are in."""
-        shards = {shard.name: shard for shard in self.manifest.shards}
-        if self.manifest.facts["source"] == IMAGES:
-            return shards
-        tasks = {shard.name: shard_task(self.passports[0], shard.sha256) for shard in samples.shards}
-        return {name: shard for name, shard in shards.items() if shard.task == tasks.get(name)}
+        shas = {shard.name: shard.sha256 for shard in samples.shards}
+        return {
+            shard.name: shard
+            for shard in self.manifest.shards
+            if shard.name in shas and is_of(shard.task, self.passports, shas[shard.name])
+        }
 
 
 @dataclass(frozen=True)
@@ -148,7 +192,7 @@ def find_scores(
         ConfigError: scores of several scales would stand in one column.
     """
     _, table = workspace.table(name)
-    found, notes = _finished(workspace, name, table.shape)
+    found, notes = _found(workspace, name, table.shape)
     columns = []
     for column in dict.fromkeys(info.column for info in SCORERS.values()):
         computed = [scores for scores in found if scores.info.column == column]
@@ -161,7 +205,7 @@ def find_scores(
         elif len(computed) > 1:
             raise _two_scorers(name, computed)
         elif published and computed[0].scale != table.scores.get(column):
-            raise mixed(name, table, computed[0].info, computed[0].scale)
+            raise _mixed(name, table, computed[0].info, computed[0].scale)
         chosen = _one_sort(name, computed[0]) if computed else None
         columns.append(ScoreColumn(column, chosen, keeps_published=wanted is None))
         if chosen is None:
@@ -170,16 +214,21 @@ def find_scores(
     return columns, [*([f"scores: {', '.join(scales)}"] if scales else []), *notes]
 
 
-def _finished(workspace: Workspace, name: str, kind: Kind) -> tuple[list[Computed], list[str]]:
-    """Finished scores that have any value, and notes about unfinished ones."""
+def _found(workspace: Workspace, name: str, kind: Kind) -> tuple[list[Computed], list[str]]:
+    """Scores that have any value, and notes about those that are unfinished or have none."""
     found, notes = [], []
     for info in SCORERS.values():
+        if not can_score(kind, info):
+            continue
         folder = workspace.scores(info.name, name)
-        manifest = read_finished(folder) if can_score(kind, info) else None
+        finished = finished_scores(folder)
+        manifest = finished or scores_there(folder)
         if manifest is not None and manifest.counts.get(OK):
             found.append(Computed(info, folder, manifest))
-        elif manifest is None and any(folder.glob("*.parquet")):
-            notes.append(f"scores of {info.name} are not finished")
+        elif manifest is not None and manifest.rows:
+            notes.append(f"{info.name} could score no image")
+        if manifest is not None and finished is None:
+            notes.append(f"scores of {info.name} are not finished; the same `prep score` goes on with them")
     return found, notes
 
 
@@ -239,7 +288,7 @@ def _two_scorers(name: str, computed: Sequence[Computed]) -> ConfigError:
     return ConfigError(message, f"Remove one of {computed[0].folder} and {computed[1].folder}.")
 
 
-def mixed(name: str, table: Table, info: ScorerInfo, scale: str) -> ConfigError:
+def _mixed(name: str, table: Table, info: ScorerInfo, scale: str) -> ConfigError:
     """Computed scores that cannot stand in one column with the publisher's."""
     published = table.scores.get(info.column)
     theirs = f"of the scale {published}" if published else "of a scale that nobody has named"
@@ -248,7 +297,7 @@ def mixed(name: str, table: Table, info: ScorerInfo, scale: str) -> ConfigError:
     if info.column != AESTHETIC_SCORE:
         return ConfigError(message, f"Remove the computed ones (scores/{info.name}/{name}.parquet).{name_it}")
     return ConfigError(
-        f"{message}; {DIFFERENCE}",
+        message if published == info.scale else f"{message}; {DIFFERENCE}",
         f"`prep filter {name} --scorer {PUBLISHED}` takes the publisher's alone. `prep score {name} --scorer "
         f"{info.name} --all`, then `prep filter {name} --scorer {info.name}`, takes computed ones alone.{name_it}",
     )
@@ -279,11 +328,13 @@ def _one_sort(name: str, computed: Computed) -> Computed:
     )
 
 
-def refusal(workspace: Workspace, name: str, info: ScorerInfo, *, all_rows: bool = False) -> PrepError | None:
+def refusal(
+    workspace: Workspace, name: str, info: ScorerInfo, scale: str, *, all_rows: bool = False
+) -> PrepError | None:
     """Why table `name` cannot be scored, if it cannot.
 
-    Its samples have no image of their own, no text for it, or no place for the score; or `filter` would refuse the
-    scores beside the publisher's.
+    Its samples have no image of their own, no text for it, or no place for the score; or `filter` would refuse scores
+    of that scale beside the publisher's.
     """
     _, table = workspace.table(name)
     if not can_score(table.shape, info):
@@ -294,7 +345,7 @@ def refusal(workspace: Workspace, name: str, info: ScorerInfo, *, all_rows: bool
     normalized = read_finished(workspace.normalized(name))
     if normalized is None or not normalized.counts.get(info.column) or takes_all(workspace, name, info, all_rows):
         return None
-    return None if table.scores.get(info.column) == info.scale else mixed(name, table, info, info.scale)
+    return None if table.scores.get(info.column) == scale else _mixed(name, table, info, scale)
 
 
 def takes_all(workspace: Workspace, name: str, info: ScorerInfo, all_rows: bool) -> bool:

@@ -14,12 +14,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from prep.engine import run_tasks
+from prep.engine import cluster, run_tasks, share
 from prep.files import hash_file
-from prep.manifest import Manifest, Shard, read_manifest, remove_manifest, write_manifest
+from prep.manifest import (
+    SHARES,
+    Manifest,
+    Shard,
+    known_shards,
+    read_manifest,
+    read_shares,
+    remove_manifest,
+    remove_share,
+    remove_shares,
+    write_manifest,
+    write_share,
+)
 from prep.progress import Bar, bar
 
-State = Literal["done", "up to date", "waiting", "planned"]
+State = Literal["done", "up to date", "waiting", "planned", "partly"]
 
 
 class ShardTask(ABC):
@@ -53,7 +65,7 @@ class Outcome:
 
     Attributes:
         state: `done` (something was made), `up to date`, `waiting` (an earlier stage has to come first; `note`
-            says which) or `planned` (a dry run).
+            says which), `planned` (a dry run) or `partly` (this rank's share is made; `note` says what is not).
         made: shards or parts made, or that would be made.
         total: shards or parts in all.
         manifest: what is there now; None when unfinished.
@@ -100,13 +112,13 @@ def build_shards(
     workers: int,
     force: bool = False,
     dry_run: bool = False,
-    is_stale: Callable[[TaskT], bool] = lambda task: False,
+    is_stale: Callable[[TaskT], bool] | None = None,
     unit: tuple[str, int | None] | None = None,
     on_bar: Callable[[Bar], None] = lambda advance: None,
     on_made: Callable[[TaskT], None] = lambda task: None,
     on_whole: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Bring `folder` to hold exactly the shards of `tasks`.
+    """Bring `folder` to hold exactly the shards of `tasks`; of several ranks each makes its own, the last ends it.
 
     Args:
         make: writes a task's outputs, each whole or not at all.
@@ -124,42 +136,94 @@ def build_shards(
     Raises:
         PrepError: a task failed; finished shards stay, and the next run goes on from them.
     """
-    manifest = read_manifest(folder)
-    fresh = {} if force else _fresh_shards(tasks, manifest, count, is_stale)
-    missing = [task for task in tasks if task.outputs[-1].name not in fresh]
-    by_name = {task.outputs[-1].name: task for task in tasks}
+    manifest, own = read_manifest(folder), share().of(tasks)
+    fresh = {} if force else _fresh_shards(own, known_shards(folder), count, is_stale)
+    missing = [task for task in own if task.outputs[-1].name not in fresh]
+    by_name = {task.outputs[-1].name: task for task in own}
     if not dry_run:
         for done in fresh:
             on_made(by_name[done])
-    if not missing and manifest and manifest.facts == facts and len(manifest.shards) == len(tasks):
-        return Outcome(stage, name, "up to date", 0, len(tasks), manifest)
+    is_whole = share().is_whole or (is_stale is None and manifest is not None and _is_of(manifest, tasks))
+    if not missing and manifest and manifest.facts == facts and len(manifest.shards) == len(tasks) and is_whole:
+        if share().is_whole and not dry_run:
+            remove_shares(folder)
+        return Outcome(stage, name, "up to date", 0, len(own), manifest)
     if dry_run:
-        return Outcome(stage, name, "planned", len(missing), len(tasks))
+        return Outcome(stage, name, "planned", len(missing), len(own))
 
-    remove_manifest(folder)
-    _remove_strays({output for task in tasks for output in task.outputs})
+    if share().is_whole:
+        remove_manifest(folder)
+        _remove_strays({output for task in tasks for output in task.outputs})
+    elif missing:
+        remove_share(folder, share())
+        remove_manifest(folder)
     what, total, items = (*unit, len(missing)) if unit else ("shards", len(missing), None)
     with bar(f"{stage} {name}", total, what, items) as advance:
         on_bar(advance)
-        batches = _batches(missing, workers, batch) if make_batch else [_Batch((task,)) for task in missing]
-        made = run_tasks(partial(_make, make, make_batch, count), batches, workers=workers)
-        for shard in chain.from_iterable(made):
+        machines = cluster()
+        at_once = workers if machines is None else machines.workers
+        batches = _batches(missing, at_once, batch) if make_batch else [_Batch((task,)) for task in missing]
+        described = run_tasks(partial(_make, make, make_batch, count), batches, workers=workers)
+        for shard in chain.from_iterable(described):
             fresh[shard.name] = shard
             advance(0 if unit else 1, items=1 if unit else 0)
             on_made(by_name[shard.name])
+    made = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in own), facts)
+    whole = made if share().is_whole else _hand_in(folder, made, tasks)
+    if whole is None:
+        return Outcome(stage, name, "partly", len(missing), len(own), note=others_missing(folder))
     on_whole()
-    manifest = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in tasks), facts)
-    write_manifest(folder, manifest)
-    return Outcome(stage, name, "done", len(missing), len(tasks), manifest)
+    _remove_strays({output for task in tasks for output in task.outputs})
+    write_manifest(folder, whole)
+    return Outcome(stage, name, "done", len(missing), len(own), whole)
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def _is_of(manifest: Manifest, tasks: Sequence[TaskT]) -> bool:
+    """Whether the manifest is of what these tasks make, and that is in place."""
+    known = {shard.name: shard for shard in manifest.shards}
+    return all(
+        task.outputs[-1].name in known and _in_place(task, known[task.outputs[-1].name]) is not None for task in tasks
+    )
+
+
+def _hand_in(folder: Path, made: Manifest, tasks: Sequence[TaskT]) -> Manifest | None:
+    """Say that this rank's share is made, and put all shares together; None while others are not made.
+
+    Two ranks that end together put the same together.
+    """
+    write_share(folder, share(), made)
+    shares = read_shares(folder, share().world_size)
+    if len(shares) < share().world_size or any(other.facts != made.facts for other in shares):
+        return None
+    known = {shard.name: shard for other in shares for shard in other.shards}
+    found = [(task, known.get(task.outputs[-1].name)) for task in tasks]
+    shards = [_in_place(task, shard) for task, shard in found if shard is not None]
+    whole = tuple(shard for shard in shards if shard is not None)
+    return Manifest(made.stage, whole, made.facts) if len(whole) == len(tasks) else None
+
+
+def others_missing(folder: Path) -> str:
+    """How many ranks have not made their share of `folder`, as a person is told."""
+    others = share().world_size - len(read_shares(folder, share().world_size))
+    left = f"{others} other{'s have' if others > 1 else ' has'} not" if others else "what others made is not up to date"
+    return f"{share()}: its share is made; {left}"
+
+
+# -- what is there ---------------------------------------------------------------------------------------------------
 
 
 def _fresh_shards(
-    tasks: Sequence[TaskT], manifest: Manifest | None, count: Count[TaskT] | None, is_stale: Callable[[TaskT], bool]
+    tasks: Sequence[TaskT],
+    known: Mapping[str, Shard],
+    count: Count[TaskT] | None,
+    is_stale: Callable[[TaskT], bool] | None,
 ) -> dict[str, Shard]:
     """Shards, by name, that need not be made."""
-    known = {shard.name: shard for shard in manifest.shards} if manifest else {}
     finished = ((task, _finished(task, known.get(task.outputs[-1].name), count)) for task in tasks)
-    return {shard.name: shard for task, shard in finished if shard is not None and not is_stale(task)}
+    return {shard.name: shard for task, shard in finished if shard is not None and not (is_stale and is_stale(task))}
 
 
 def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> Shard | None:
@@ -167,11 +231,20 @@ def _finished(task: TaskT, known: Shard | None, count: Count[TaskT] | None) -> S
     if not all(output.is_file() for output in task.outputs):
         return None
     if known is not None and known.task == task.fingerprint:
-        sizes = [output.stat().st_size for output in task.outputs]
-        return known if (sizes[-1], sum(sizes[:-1])) == (known.size_bytes, known.beside_bytes) else None
+        return _in_place(task, known)
     if any(fingerprint_in(output) != task.fingerprint for output in task.outputs):
         return None
     return _describe(task, count)
+
+
+def _in_place(task: TaskT, known: Shard) -> Shard | None:
+    """The shard, if it is made from what the task is made from and its files are there and have their sizes."""
+    try:
+        sizes = [output.stat().st_size for output in task.outputs]
+    except FileNotFoundError:
+        return None
+    is_same = (known.task, known.size_bytes, known.beside_bytes) == (task.fingerprint, sizes[-1], sum(sizes[:-1]))
+    return known if is_same else None
 
 
 @dataclass(frozen=True)
@@ -233,5 +306,6 @@ def _remove_strays(wanted: set[Path]) -> None:
     """Remove files of an earlier, different run: a loader of the folder would read them too."""
     for folder in {path.parent for path in wanted}:
         for path in folder.glob("*"):
-            if path.is_file() and path not in wanted:
-                path.unlink()
+            is_share = not share().is_whole and path.match(SHARES)
+            if path.is_file() and path not in wanted and not is_share:
+                path.unlink(missing_ok=True)
