@@ -467,7 +467,7 @@ def test_what_is_no_such_list_is_refused(text: str, message: str, tmp_path: Path
             GOOD.encode("latin-1"),
             "It is not UTF-8; Latin-1 perhaps. Write it anew: iconv -f LATIN1 -t UTF-8 LIST > NEW.json",
         ),
-        (gzip.compress(GOOD.encode()), "It is packed with gzip: unpack it first."),
+        (gzip.compress(GOOD.encode(), mtime=0), "It is packed with gzip: unpack it first."),
         (
             f'{{"info": {{"a": [1]}}, "da ta": {GOOD}}}'.encode(),
             "It is one object with a list under 'da ta': write that list to a file of its own.",
