@@ -236,7 +236,6 @@ class Processes(ProcessPoolExecutor):
 
     def __init__(self, workers: int) -> None:
         # Not fork: the parent may hold threads and locks of DuckDB and Arrow.
-        os.environ["PYTHONSAFEPATH"] = "1"  # or a json.py in the folder where prep is run would be imported by workers
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
         if method == "forkserver":
@@ -252,12 +251,21 @@ class Processes(ProcessPoolExecutor):
 
 
 def _start_forkserver() -> None:
-    """Start it with SIGINT blocked, which workers inherit: Ctrl-C is for the parent alone to deal with."""
+    """Start it with SIGINT blocked, which workers inherit: Ctrl-C is for the parent alone to deal with.
+
+    And without the current folder among those that modules come from: workers would import a json.py that lies there.
+    """
+    safe_path = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
     resource_tracker.ensure_running()  # when it starts, it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
+        if safe_path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe_path
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
