@@ -65,7 +65,8 @@ def test_every_format_reads_as_with_the_standard_library(
         expected = [
             (member.name, file.read())
             for member in tar
-            if member.isfile() and (file := tar.extractfile(member)) and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
+            if member.isfile() and (file := tar.extractfile(member))
+            if Path(member.name).suffix.lower() in IMAGE_SUFFIXES
         ]
     expected = [(name, data) for name, data in expected if not name.rpartition("/")[2].startswith("._")]
     assert read(path, data) == list(dict(reversed(expected)).items())[::-1]
