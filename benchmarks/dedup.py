@@ -284,6 +284,7 @@ def run(rows: int, pictures: int, folder: Path) -> list[str]:
 
 
 def main() -> None:
+    """Run every case, and write the results page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--quick", action="store_true", help="little data; nothing is written")

@@ -236,6 +236,7 @@ def met(is_met: bool) -> str:
 
 
 def main() -> None:
+    """Run every case, and write the results page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000_000, 20_000_000, 50_000_000])
     parser.add_argument("--pandas", type=int, default=5_000_000)

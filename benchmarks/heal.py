@@ -220,6 +220,7 @@ def report(results: dict[int, dict[str, list[Run]]]) -> str:
 
 
 def verdicts(results: dict[int, dict[str, list[Run]]]) -> list[str]:
+    """Lines that hold the figures of the largest run against the aims."""
     small, large = min(results), max(results)
     lines = []
     for name, runs in results[large].items():

@@ -244,6 +244,7 @@ def aim(result: Result) -> str:
 
 
 def main() -> None:
+    """Measure, and write the results page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device")
     parser.add_argument("--dtype")

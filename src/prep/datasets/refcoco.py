@@ -48,6 +48,7 @@ MAX_NAMED = 12  # members or splits named in a message
 # What is read of instances.json.
 _KEYS = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id", "bbox")}
 _HUB_COLUMNS = ["ref_id", "ann_id", "split", "sentences", "raw_anns", "raw_image_info"]
+# zipfile raises NotImplementedError for a member that its flags call patched, or strongly encrypted.
 _NOT_WHOLE = (ijson.JSONError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 Sentence = Literal["sent", "raw"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from prep.datasets import SizeOf
 from prep.errors import DataError
 
-SEPARATOR = "XXX"  # between the members of a list, in one cell
+SEPARATOR = "XXX"  # the publisher's own, between the members of a list in one cell
 COLUMNS = ("prompt", "positive_filename", "negative_filename", "negative_reason")
 SCHEMA = pa.schema(
     [

@@ -182,6 +182,7 @@ def pickle_as_python_2(value: Any) -> bytes:
         return b"p%d\n" % count
 
     def dump(item: Any, is_key: bool = False) -> bytes:
+        """An item as Python 2's pickler wrote it: texts once, then by their place."""
         if isinstance(item, int):
             return b"I%d\n" % item
         if isinstance(item, list):
