@@ -167,16 +167,11 @@ def filter_table(
     """
     dataset, table = workspace.table(name)
     normalized = read_finished(workspace.normalized(name))
-    if normalized is None:
-        return Outcome("filter", name, "waiting", note="normalize first")
     images_of = {prefix: workspace.catalogue.dataset(own) for prefix, own in table.image_datasets(dataset.name).items()}
-    kind_of_images = _kind_of_images(next(iter(images_of.values())))
     indexes = [_index_of(workspace, one) for one in images_of.values()]
-    if kind_of_images == "archive" and None in indexes:
-        waited = list(images_of.values())[indexes.index(None)].name
-        return Outcome("filter", name, "waiting", note=f"images of {waited} first")
-    if table.captions is not None and not _captions_are_ready(workspace, name, table.captions, normalized):
-        return Outcome("filter", name, "waiting", note=f"normalize {table.captions.table} first")
+    first = _comes_first(workspace, name, normalized, list(images_of.values()), indexes)
+    if normalized is None or first:
+        return Outcome("filter", name, "waiting", note=first)
     rules = rules or workspace.rules(name)
     scores, score_notes = find_scores(workspace, name, normalized, rules)
     columns = _columns_with_values(table.shape, normalized, scores, has_index=indexes[0] is not None)
@@ -209,7 +204,7 @@ def filter_table(
             "kind": table.kind,
             "columns": list(columns),
             "rules": applied.model_dump(mode="json", exclude_none=True),
-            "has_images": kind_of_images == "given" or indexes[0] is not None,
+            "has_images": _kind_of_images(next(iter(images_of.values()))) == "given" or indexes[0] is not None,
             "rows_in": normalized.rows,
             **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
             **dedup,
@@ -224,6 +219,24 @@ def filter_table(
         score_notes = [f"`prep score {name}` computes scores"]
     score_notes += _unscored(workspace.filtered(name), outcome.manifest, scores)
     return replace(outcome, note="; ".join([*notes, *score_notes, *([dedup_note] if dedup_note else [])]))
+
+
+def _comes_first(
+    workspace: Workspace,
+    name: str,
+    normalized: Manifest | None,
+    images_of: Sequence[Dataset],
+    indexes: Sequence[Manifest | None],
+) -> str:
+    """What has to be done before the table can be filtered; empty for nothing."""
+    if normalized is None:
+        return "normalize first"
+    if _kind_of_images(images_of[0]) == "archive" and None in indexes:
+        return f"images of {images_of[indexes.index(None)].name} first"
+    _, table = workspace.table(name)
+    if table.captions is not None and not _captions_are_ready(workspace, name, table.captions, normalized):
+        return f"normalize {table.captions.table} first"
+    return ""
 
 
 def _unscored(folder: Path, filtered: Manifest | None, scores: Sequence[ScoreColumn]) -> list[str]:

@@ -7,7 +7,7 @@ from the shards alone, and a shard made from other inputs is never mistaken for 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -151,20 +151,11 @@ def build_shards(
     if dry_run:
         return Outcome(stage, name, "planned", len(missing), len(own))
 
-    if share().is_whole:
-        remove_manifest(folder)
-        _remove_strays({output for task in tasks for output in task.outputs})
-    elif missing:
-        remove_share(folder, share())
-        remove_manifest(folder)
+    _declare_unfinished(folder, tasks, missing)
     what, total, items = (*unit, len(missing)) if unit else ("shards", len(missing), None)
     with bar(f"{stage} {name}", total, what, items) as advance:
         on_bar(advance)
-        machines = cluster()
-        at_once = workers if machines is None else machines.workers
-        batches = _batches(missing, at_once, batch) if make_batch else [_Batch((task,)) for task in missing]
-        described = run_tasks(partial(_make, make, make_batch, count), batches, workers=workers)
-        for shard in chain.from_iterable(described):
+        for shard in _described(missing, make, make_batch, count, batch, workers):
             fresh[shard.name] = shard
             advance(0 if unit else 1, items=1 if unit else 0)
             on_made(by_name[shard.name])
@@ -213,6 +204,31 @@ def others_missing(folder: Path) -> str:
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
+
+
+def _declare_unfinished(folder: Path, tasks: Sequence[TaskT], missing: Sequence[TaskT]) -> None:
+    """Take the manifest away before anything changes; of several ranks each only where it has work to do."""
+    if share().is_whole:
+        remove_manifest(folder)
+        _remove_strays({output for task in tasks for output in task.outputs})
+    elif missing:
+        remove_share(folder, share())
+        remove_manifest(folder)
+
+
+def _described(
+    tasks: Sequence[TaskT],
+    make: Make[TaskT] | None,
+    make_batch: Callable[[Sequence[TaskT]], None] | None,
+    count: Count[TaskT] | None,
+    batch: int,
+    workers: int,
+) -> Iterator[Shard]:
+    """Have the tasks done, here or on a cluster; the shard of each, as they come."""
+    machines = cluster()
+    at_once = workers if machines is None else machines.workers
+    batches = _batches(tasks, at_once, batch) if make_batch else [_Batch((task,)) for task in tasks]
+    return chain.from_iterable(run_tasks(partial(_make, make, make_batch, count), batches, workers=workers))
 
 
 def _fresh_shards(
