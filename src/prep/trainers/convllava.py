@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from sys import stdlib_module_names
 from typing import Any, NamedTuple
@@ -216,11 +217,9 @@ def _literal(path: Path, node: ast.stmt, name: str) -> Any:
         UsageError: it is none.
     """
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    try:
+    with suppress(ValueError, TypeError, RecursionError, MemoryError):  # it is put together from other things
         if [ast.unparse(target) for target in targets] == [name] and isinstance(node, ast.Assign | ast.AnnAssign):
             return ast.literal_eval(node.value or ast.Constant(None))
-    except (ValueError, TypeError, RecursionError, MemoryError):
-        pass
     raise UsageError(
         f"{path}:{node.lineno}: what {name} is cannot be known without running this, and a check runs nothing",
         f"Write {name} out as `prep emit` does; or check each list: `prep check FILE.json --image-folder DIR`.",
