@@ -159,8 +159,8 @@ def undo(base: Path) -> Undone:
                     failed.add(entry["to"])
                 elif entry["to"] not in failed:
                     _take_back(base, entry, result)
-            with suppress(OSError):
-                (own_folder(base) / f"originals-{number}").rmdir()  # stays where an original could not be put back
+            with suppress(OSError):  # it stays where an original could not be put back, and many runs have none
+                (own_folder(base) / f"originals-{number}").rmdir()
             path.rename(path.with_name(f"undone-{number}.jsonl"))
     return result
 

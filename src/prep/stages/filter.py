@@ -184,13 +184,12 @@ def filter_table(
     judged = [task.judged for task in tasks]
     duplicates, dedup, dedup_note = find_duplicates(workspace, name, judged)
     tasks = [replace(task, duplicates=duplicates.get(task.output.name)) for task in tasks]
-    sample: dict[str, Any] = {}
+    sample: Mapping[str, Any] | Outcome = {}
     if applied.sample is not None:
-        found = _bound(workspace, name, tasks, applied, workers, force=force, dry_run=dry_run)
-        if isinstance(found, Outcome):
-            return found
-        sample = {"sample": found}
-        below = int(found["below"])
+        sample = _bound(workspace, name, tasks, applied, workers, force=force, dry_run=dry_run)
+        if isinstance(sample, Outcome):
+            return sample
+        below = int(sample["below"])
         tasks = [replace(task, below=None if below >= ALL else below) for task in tasks]
     outcome = build_shards(
         "filter",
@@ -208,7 +207,7 @@ def filter_table(
             "rows_in": normalized.rows,
             **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
             **dedup,
-            **sample,
+            **({"sample": sample} if sample else {}),
             **({"judged": judged} if dedup or sample else {}),
         },
         workers=workers,
@@ -218,7 +217,7 @@ def filter_table(
     if NO_SCORES in notes and not score_notes and table.shape.column(AESTHETIC_SCORE):
         score_notes = [f"`prep score {name}` computes scores"]
     score_notes += _unscored(workspace.filtered(name), outcome.manifest, scores)
-    return replace(outcome, note="; ".join([*notes, *score_notes, *([dedup_note] if dedup_note else [])]))
+    return replace(outcome, note="; ".join(filter(None, [*notes, *score_notes, dedup_note])))
 
 
 def _comes_first(
