@@ -56,5 +56,6 @@ def test_a_failed_copy_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"the samples: .*not a number"), sql.data_errors("the samples"):
             sql.copy_to_parquet(connection, "SELECT CAST('not a number' AS INTEGER) AS x", target, {})
         assert list(tmp_path.iterdir()) == []
+    with sql.connect(target) as connection:
         assert sql.copy_to_parquet(connection, "SELECT 1 AS x", target, {sql.TASK_KEY: "it's"}) == 1
     assert pq.read_metadata(target).metadata[sql.TASK_KEY.encode()] == b"it's"

@@ -177,6 +177,9 @@ def copy_to_parquet(
 ) -> int:
     """Write the rows of `query` to the parquet file `target`, whole or not at all; the number of rows.
 
+    After an error the connection is to be closed: until then one of DuckDB's threads may still remove the half file,
+    under a name that the next attempt uses again.
+
     Args:
         level: of zstd's compression; 1 takes two thirds of the time, and some per cent more room.
     """
