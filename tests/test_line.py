@@ -149,7 +149,8 @@ def test_rows_at_the_edges(line: Line) -> None:
     for table in ("coyo-700m", "laion-aesthetic"):
         kept = contract_loader.load_entry(line.entry(table))
         dropped = pd.read_parquet(line.root / "dropped" / f"{table}.parquet")
-        why = dict(zip(dropped["caption"], dropped["reason"], strict=True))
+        samples = pd.read_parquet(line.root / "normalized" / f"{table}.parquet").set_index("key")
+        why = dict(zip(samples["caption"][dropped["key"]], dropped["reason"], strict=True))
         at_cutoff = [caption for caption in why if isinstance(caption, str) and "exactly 5.67" in caption]
         assert {why[caption] for caption in at_cutoff} == {"aes_cutoff"} and len(at_cutoff) == 2, table
         assert any("5.68" in caption for caption in kept["caption"]), table

@@ -530,6 +530,13 @@ states = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["kept", "mi
 def judged(folder: Path, part: str, rows: list[tuple[str, str]]) -> Judged:
     """Files as filter writes them: captions, and what became of each."""
     files = []
+    captions = {
+        "row": pa.array(range(len(rows)), pa.int64()),
+        "caption": pa.array([row[0] for row in rows], pa.string()),
+    }
+    captions["image_key"] = pa.nulls(len(rows), pa.string())
+    samples = folder / f"samples-{len(list(folder.iterdir()))}.parquet"
+    pq.write_table(pa.table(captions), samples)
     for name, numbers in (
         ("kept", [n for n, row in enumerate(rows) if row[1] == "kept"]),
         ("dropped", [n for n, row in enumerate(rows) if row[1] != "kept"]),
@@ -541,11 +548,12 @@ def judged(folder: Path, part: str, rows: list[tuple[str, str]]) -> Judged:
             "caption": pa.array([rows[n][0] for n in numbers], pa.string()),
         }
         if name == "dropped":
+            del columns["caption"], columns["image_key"]  # they are the samples'
             columns["reason"] = pa.array([rows[n][1] for n in numbers], pa.string())
         path = folder / f"{name}-{len(list(folder.iterdir()))}.parquet"
         pq.write_table(pa.table(columns), path)
         files.append(path)
-    return Judged(part, (files[0],), files[1])
+    return Judged(part, samples, (files[0],), files[1])
 
 
 @settings(max_examples=30)

@@ -298,7 +298,9 @@ def test_the_command(tmp_path: Path) -> None:
     text = location_text((0, 0, 32, 32), 64, 64)
     row = {"s3_path": path, "label": "dog", "loc_string": text, "key": "a#0"}
     write_rows(workspace.filtered("places"), [row, row | {"s3_path": "/gone.png", "key": "a#1"}])
-    dropped = row | {"s3_path": None, "key": "a#2", "reason": "image_http_404", "url": "http://x/y"}
+    samples = [{"label": "cat", "row": 1}, {"label": "dog", "row": 2}]
+    write_rows(workspace.normalized("places"), [one | {"loc_string": text, "url": "http://x/y"} for one in samples])
+    dropped = {"s3_path": None, "key": "a#2", "row": 2, "reason": "image_http_404"}
     write_rows(workspace.dropped("places"), [dropped])
     page = workspace.preview("places") / PAGE
     done = prep(workspace.root, "preview", "places")

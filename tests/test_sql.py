@@ -46,6 +46,19 @@ def test_nan_is_seen_although_parquet_statistics_leave_it_out(tmp_path: Path) ->
     assert found == ["number", "number", "nan", "number", "number"]
 
 
+def test_rows_are_completed_with_what_only_the_other_file_has(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.parquet", tmp_path / "part.parquet"
+    pq.write_table(pa.table({"row": [0, 1, 2, 3], "Size": [5, 6, 7, 8], "caption": ["a", "b", None, "d"]}), whole)
+    pq.write_table(pa.table({"row": [3, 2], "why": ["x", "y"], "size": [80, 70]}), part)
+    with sql.connect() as connection:
+        found = connection.execute(f"SELECT * FROM {sql.completed(part, whole, 'row')}")
+        assert [name for name, *_ in found.description or []] == ["row", "why", "size", "caption"]
+        assert found.fetchall() == [(2, "y", 70, None), (3, "x", 80, "d")]
+    whole.unlink()
+    with pytest.raises(DataError, match=r"whole\.parquet is gone"):
+        sql.completed(part, whole, "row")
+
+
 def test_literals_and_names_are_quoted() -> None:
     assert (sql.text("it's"), sql.name('a"b')) == ("'it''s'", '"a""b"')
 

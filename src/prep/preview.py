@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from prep import sql
 from prep.datasets.grounding import box_of_location, located_phrases
 from prep.errors import DataError, PrepError, UsageError
 from prep.files import atomic_path, write_text
 from prep.images.probe import open_image
 from prep.images.store import S3Store
 from prep.manifest import read_finished
-from prep.schema import GROUNDED_CAPTION, GROUNDING_TEXT, KEY, REASON, TURNS, URL, Kind
+from prep.schema import GROUNDED_CAPTION, GROUNDING_TEXT, KEY, REASON, ROW, TURNS, URL, Kind
 from prep.trainers.lavida_o import S3_SCHEME, stored_path
 from prep.workspace import Workspace
 
@@ -116,7 +117,9 @@ def preview_table(
     _empty(folder)
     pictures = Pictures(workspace, definition.shape)
     articles: list[str] = []
-    for number, row in enumerate(rows_at(shards, even_positions(total, rows)), 1):
+    positions = even_positions(total, rows)
+    chosen = _dropped_rows_at(workspace, table, shards, positions) if dropped else rows_at(shards, positions)
+    for number, row in enumerate(chosen, 1):
         drawing = pictures.draw(row)
         picture = f"{number:03d}.jpg" if drawing.sheet else None
         if picture and drawing.sheet:
@@ -192,6 +195,22 @@ def rows_at(
                         yield from rows.take([position - before for position in inside]).to_pylist()
                     before = end
         start += count
+
+
+def _dropped_rows_at(
+    workspace: Workspace, table: str, shards: Sequence[tuple[Path, int]], positions: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """The same of dropped rows, each with all that its sample has."""
+    start = 0
+    for path, count in shards:
+        inside = [position - start for position in positions if start <= position < start + count]
+        start += count
+        if inside:
+            rows = ", ".join(str(row[ROW]) for row in rows_at([(path, count)], inside, [ROW]))
+            whole = sql.completed(path, workspace.normalized(table) / path.name, ROW)
+            with sql.connect() as connection, sql.data_errors(str(path), "`prep filter --force` writes it anew."):
+                found = connection.sql(f"SELECT * FROM {whole} WHERE {ROW} IN ({rows})").to_arrow_table()
+            yield from found.to_pylist()
 
 
 def _texts(row: Mapping[str, Any], kind: Kind) -> list[tuple[str, str]]:

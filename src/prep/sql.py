@@ -103,6 +103,28 @@ def parquet_files(paths: Iterable[Path]) -> str:
     return f"read_parquet({_files(paths)}, hive_partitioning = false)"
 
 
+def completed(path: Path, whole: Path, on: str) -> str:
+    """A table expression of the rows of one parquet file, with the columns that only another one has.
+
+    Args:
+        whole: has all rows; it is streamed, and its order is kept.
+        on: the column whose value names a row in both.
+
+    Raises:
+        DataError: `whole` is gone.
+    """
+    import pyarrow.parquet as pq
+
+    if not whole.exists():
+        raise DataError(f"{whole} is gone, of which {path} names rows", "`prep run` makes it again.")
+    own = {column.lower() for column in pq.read_schema(path).names}
+    more = "".join(f", whole.{name(column)}" for column in pq.read_schema(whole).names if column.lower() not in own)
+    return (
+        f"(SELECT part.*{more} FROM {parquet_files([whole])} whole JOIN {parquet_files([path])} part "
+        f"ON part.{name(on)} = whole.{name(on)})"
+    )
+
+
 def csv_file(path: Path) -> str:
     """A table expression that reads exactly this csv file, every column as the text that stands there.
 

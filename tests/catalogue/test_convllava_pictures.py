@@ -158,8 +158,10 @@ def kept(root: Path) -> dict[str, str]:
 
 def dropped(root: Path) -> dict[str, str]:
     """Reference -> reason."""
+    samples = pq.read_table(root / "normalized" / "rows.parquet").to_pylist()
+    references = {row["key"]: row["image_key"] for row in samples}
     rows = pq.read_table(root / "dropped" / "rows.parquet").to_pylist()
-    return {row["image_key"]: row["reason"] for row in rows}
+    return {references[row["key"]]: row["reason"] for row in rows}
 
 
 def index(root: Path, dataset: str) -> Index:

@@ -22,7 +22,7 @@ SAMPLE = pa.schema(
         *(("intHeight", pa.int32()), ("intWidth", pa.int32()), ("key", pa.string()), ("row", pa.int64())),
     ]
 )
-DROPPED = SAMPLE.append(pa.field("reason", pa.string()))
+DROPPED = [*("s3_path", "key", "row"), "reason"]  # of images that are given; the rest is in the samples
 
 
 def make(root: Path, tables: Mapping[str, str], images: str = "given", **recipe: Any) -> Workspace:
@@ -57,7 +57,7 @@ def write_shards(folder: Path, stage: str, shards: Sequence[pa.Table], facts: Ma
 
 
 def write_filtered(workspace: Workspace, table: str, kept: Rows, dropped: Rows, shards: int = 1) -> None:
-    """A filtered text-to-image table, in so many shards."""
+    """A filtered text-to-image table, in so many shards, and its samples."""
     reasons: dict[str, int] = {}
     for row in dropped:
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
@@ -65,9 +65,17 @@ def write_filtered(workspace: Workspace, table: str, kept: Rows, dropped: Rows, 
         "dataset": table, "kind": TEXT_TO_IMAGE.name, "columns": ["s3_path", "caption"], "rules": {"min_size": 64},
         "has_images": True, "rows_in": len(kept) + len(dropped),
     }  # fmt: skip
-    parts = [pa.Table.from_pylist([dict(row) for row in kept[n::shards]], schema=SAMPLE) for n in range(shards)]
-    write_shards(workspace.filtered(table), "filter", parts, facts, **reasons)
-    gone = [pa.Table.from_pylist([dict(row) for row in dropped[n::shards]], schema=DROPPED) for n in range(shards)]
+    samples, passed, gone = [], [], []
+    for number in range(shards):
+        few = kept[number::shards]
+        rows = [{**row, "row": at} for at, row in enumerate([*few, *dropped[number::shards]])]
+        whole = pa.Table.from_pylist(rows, schema=SAMPLE.append(pa.field("reason", pa.string())))
+        samples.append(whole.drop_columns("reason"))
+        passed.append(samples[-1].slice(0, len(few)))
+        gone.append(whole.slice(len(few)).select(DROPPED))
+    facts_of_samples = {"dataset": table, "kind": TEXT_TO_IMAGE.name, "parts": [f"{n}.parquet" for n in range(shards)]}
+    write_shards(workspace.normalized(table), "normalize", samples, facts_of_samples)
+    write_shards(workspace.filtered(table), "filter", passed, facts, **reasons)
     write_shards(workspace.dropped(table), "filter", gone, {})
     (workspace.dropped(table) / "_manifest.json").unlink()
 

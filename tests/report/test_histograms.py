@@ -89,9 +89,11 @@ def test_conversations_have_the_characters_of_their_turns(tmp_path: Path) -> Non
     as_text = '[{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A dog."}]'
     kept = pa.table({"image": ["a.png"], "conversations": [as_text]})
     text = pa.table({"image": pa.nulls(1), "conversations": [as_text]})
-    dropped = pa.table({"image": ["a.png"], "conversations": ["no JSON"], "reason": ["bad_conversation"]})
+    samples = pa.table({"row": [0, 1, 2], "conversations": [as_text, as_text, "no JSON"]})
+    dropped = pa.table({"image": ["a.png"], "row": [2], "reason": ["bad_conversation"]})
     write_shards(workspace.filtered("talks"), "filter", [kept], facts, text_only=1, bad_conversation=1)
     write_shards(workspace.text_only("talks"), "filter", [text], {})
+    write_shards(workspace.normalized("talks"), "normalize", [samples], {})
     write_shards(workspace.dropped("talks"), "filter", [dropped], {})
     [length] = table_histograms(workspace, "talks")
     assert filled(length) == {"1 to 20": (2, 0)} and (length.low, length.high, length.dropped_unknown) == (17, 17, 1)

@@ -167,7 +167,6 @@ def test_counts_beyond_32_bits(tmp_path: Path) -> None:
     shard = Shard(path.name, "t", rows - dropped, path.stat().st_size, "0" * 64, {"where": dropped})
     write_manifest(folder, Manifest("filter", (shard,), facts | {"rows_in": rows}))
     normalized = workspace.normalized("laion")
-    normalized.mkdir(parents=True)
     whole = Shard("shard-00000.parquet", "t", rows, 467 * 10**9, "0" * 64)
     write_manifest(normalized, Manifest("normalize", (whole,), {}))
     _, page = page_of(workspace, pictures=False)

@@ -448,7 +448,7 @@ def test_fetched_images_by_bytes_and_by_look(tmp_path: Path) -> None:
     assert kept(workspace, "t") == ["1.parquet#0", "1.parquet#1"]
     query = re.search(r'query = """(.*?)"""', (ROOT / "docs/dedup.md").read_text(), re.DOTALL)
     assert query
-    text = query[1].replace("coyo-700m", "t").replace("'dropped/", f"'{workspace.root}/dropped/")
+    text = query[1].replace("coyo-700m", "t").replace("'normalized/", f"'{workspace.root}/normalized/")
     text = text.replace("'dedup/", f"'{workspace.root}/dedup/")
     assert sorted(duckdb.execute(text).fetchall()) == [
         ("a.jpg", "duplicate_image", "t", "0.parquet#1"),

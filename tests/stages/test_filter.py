@@ -260,6 +260,26 @@ def test_where_asks_for_facts_of_images_once_they_are_known(world: World, tmp_pa
     assert [name for name in written if name.startswith("image_")] == ["image_key"]
 
 
+def test_of_a_dropped_row_only_what_the_samples_lack_is_written(world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(tmp_path, serve(world, good=picture(1), gone=404))
+    shard = "shard-00000.parquet"
+
+    def dropped() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = pq.read_table(workspace.dropped("pics") / shard).to_pylist()
+        return rows
+
+    filtered(workspace, where="caption LIKE '%/good'")
+    row = {"key": "rows.parquet#1", "row": 1, "s3_path": None}
+    assert dropped() == [row | {"reason": "where"}]
+    run(workspace)
+    filtered(workspace)
+    row |= {"intHeight": None, "intWidth": None}
+    assert dropped() == [row | {"reason": "image_not_fetched"}]
+    run(workspace)
+    filtered(workspace)
+    assert dropped() == [row | {"reason": "image_http_404"}]
+
+
 def test_a_tables_own_column_goes_before_a_fact_of_its_name(tmp_path: Path) -> None:
     own = {**GIVEN, "extra": {"image_format": "shape"}}
     rows = [{"caption": word, "path": f"/{word}.jpg", "side": 9, "shape": word} for word in ("round", "flat")]

@@ -218,11 +218,13 @@ class Judged:
 
     Attributes:
         part: its path; with a row's number it is the sample's key.
+        samples: the file of all of them.
         kept: files of kept rows.
         dropped: the file of the others, each with its reason.
     """
 
     part: str
+    samples: Path
     kept: tuple[Path, ...]
     dropped: Path
 
@@ -238,6 +240,7 @@ def judged_shards(workspace: Workspace, name: str, filtered: Manifest) -> list[J
     return [
         Judged(
             parts[shard.name],
+            workspace.normalized(name) / shard.name,
             tuple(folder / shard.name for folder in folders),
             workspace.dropped(name) / shard.name,
         )

@@ -133,14 +133,18 @@ def _database() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _states(shards: Sequence[Judged], columns: str) -> str:
-    """SQL of every row with what became of it (`state`)."""
+def _states(shards: Sequence[Judged], columns: str, *, of_samples: bool = False) -> str:
+    """SQL of every row with what became of it (`state`).
+
+    Args:
+        of_samples: the columns are not all among those of dropped rows, which name their samples.
+    """
     kept = sql.parquet_files([path for shard in shards for path in shard.kept])
-    dropped = sql.parquet_files([shard.dropped for shard in shards])
-    return (
-        f"SELECT {columns}, {sql.text(KEPT)} AS state FROM {kept} "
-        f"UNION ALL SELECT {columns}, {REASON} AS state FROM {dropped}"
-    )
+    dropped = [sql.parquet_files([shard.dropped for shard in shards])]
+    if of_samples:
+        dropped = [sql.completed(shard.dropped, shard.samples, ROW) for shard in shards]
+    states = [f"SELECT {columns}, {sql.text(KEPT)} AS state FROM {kept}"]
+    return " UNION ALL ".join([*states, *(f"SELECT {columns}, {REASON} AS state FROM {rows}" for rows in dropped)])
 
 
 def _moves(before: str, after: str, on: str, key: str, most_keys: int) -> str:
@@ -184,14 +188,18 @@ def _telling(connection: duckdb.DuckDBPyConnection, shards: Sequence[Judged], ki
     """The columns that tell a row: its image and its texts, as far as all files have them."""
     texts = {column.name for column in kind.columns if column.type in _TEXTS and column.images is None}
     texts -= {kind.place}
-    for path in (path for shard in shards for path in (*shard.kept, shard.dropped)):
-        names = {row[0] for row in connection.execute(f"DESCRIBE FROM {sql.parquet_files([path])}").fetchall()}
-        texts &= names
+    for rows in (rows for shard in shards for rows in _whole_rows(shard)):
+        texts &= {column for column, *_ in connection.execute(f"DESCRIBE FROM {rows}").fetchall()}
     return [IMAGE_KEY, *sorted(texts)]
+
+
+def _whole_rows(shard: Judged) -> list[str]:
+    """Table expressions of the kept and of the dropped rows, with all columns there are."""
+    return [*(sql.parquet_files([path]) for path in shard.kept), sql.completed(shard.dropped, shard.samples, ROW)]
 
 
 def _numbered(shards: Sequence[Judged], columns: Sequence[str]) -> str:
     """SQL of every row with a name made of what tells it; rows that are alike are numbered."""
     row = ", ".join(f"CAST({sql.name(column)} AS VARCHAR)" for column in columns)
-    states = _states(shards, f"md5_number(CAST(row({row}) AS VARCHAR)) AS id, {KEY}")
+    states = _states(shards, f"md5_number(CAST(row({row}) AS VARCHAR)) AS id, {KEY}", of_samples=True)
     return f"SELECT *, row_number() OVER (PARTITION BY id ORDER BY state, {KEY}) AS number FROM ({states})"

@@ -18,7 +18,7 @@ from prep import sql
 from prep.errors import DataError
 from prep.manifest import read_finished
 from prep.progress import Bar, bar
-from prep.schema import AESTHETIC_SCORE, HEIGHT, PREFERENCE_SCORE, TEXT, TURNS, WIDTH, Kind
+from prep.schema import AESTHETIC_SCORE, HEIGHT, PREFERENCE_SCORE, ROW, TEXT, TURNS, WIDTH, Kind
 from prep.workspace import Workspace
 
 FILES_AT_ONCE = 500  # of a query
@@ -135,8 +135,12 @@ def table_histograms(workspace: Workspace, table: str) -> tuple[Histogram, ...]:
     kept = [path for folder in folders for path in sorted(folder.glob("shard-*.parquet"))]
     dropped = sorted(workspace.dropped(table).glob("shard-*.parquet"))
     text = text_column(definition.shape)
+    samples = workspace.normalized(table)
     with counting(workspace, f"stats {table}", len(AXES) * len([*kept, *dropped])) as counter:
-        found = [_histogram(axis, counter.bins(axis, text, kept), counter.bins(axis, text, dropped)) for axis in AXES]
+        found = [
+            _histogram(axis, counter.bins(axis, text, kept), counter.bins(axis, text, dropped, samples))
+            for axis in AXES
+        ]
     length = replace(LENGTH, title=f"characters of {text}")
     shown = (replace(one, axis=length) if one.axis is LENGTH else one for one in found)
     return tuple(histogram for histogram in shown if histogram.bins)
@@ -176,18 +180,24 @@ class Counter:
             yield sql.parquet_files(batch)
             self._advance(len(batch))
 
-    def bins(self, axis: Axis, text: str, paths: Sequence[Path]) -> Bins:
+    def _whole(self, paths: Sequence[Path], samples: Path) -> Iterator[str]:
+        for path in paths:
+            yield sql.completed(path, samples / path.name, ROW)
+            self._advance(1)
+
+    def bins(self, axis: Axis, text: str, paths: Sequence[Path], samples: Path | None = None) -> Bins:
         """Samples of files by bin.
 
         Args:
             text: the column whose characters are counted.
+            samples: the folder of the samples that rows of the files name, where they lack some columns.
         """
 
         def value(rows: str) -> str:
             types = {row[0]: row[1] for row in self.connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()}
             return f"SELECT {_value(axis, text, types)} AS value FROM {rows}"
 
-        return self._bins(axis, map(value, self.batches(paths)))
+        return self._bins(axis, map(value, self.batches(paths) if samples is None else self._whole(paths, samples)))
 
     def index_histogram(self, axis: Axis, paths: Sequence[Path]) -> Histogram:
         """Good images of index shards; there is nothing that is dropped."""

@@ -194,7 +194,7 @@ def _candidates(task: KeyTask) -> str:
     later = ", ".join(map(sql.text, JUDGED_LATER))
     rows = (
         f"SELECT {columns} FROM {sql.parquet_files([kept])} UNION ALL "
-        f"SELECT {columns} FROM {sql.parquet_files([dropped])} WHERE {REASON} IN ({later})"
+        f"SELECT {columns} FROM {sql.completed(dropped, samples, ROW)} WHERE {REASON} IN ({later})"
     )
     if task.key in ("url", "caption"):
         return rows

@@ -1,7 +1,8 @@
 """filter: one query a shard that joins samples with the facts about their images and keeps what passes every rule.
 
-Rows in = kept + dropped; a dropped row keeps its columns and the first reason that held. The numbers applied are in
-the manifest, and are what emit-yaml writes.
+Rows in = kept + dropped; of a dropped row the first reason that held is written, and what samples do not have: of
+LAION nearly every row is dropped, and its samples need not lie on the disk twice. The numbers applied are in the
+manifest, and are what emit-yaml writes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
 from prep.workspace import Workspace
 
-VERSION = 3  # raise when the same inputs give other bytes
+VERSION = 4  # raise when the same inputs give other bytes
 TEXT_ONLY = "text_only"  # among a manifest's counts
 NO_SCORES = "no aesthetic scores, so no aes_cutoff"
 
@@ -118,6 +119,17 @@ class FilterTask(ShardTask):
     def shape(self) -> Kind:
         """The table's kind, with its columns."""
         return KINDS[self.kind]
+
+    @property
+    def found(self) -> frozenset[str]:
+        """Columns whose values come from elsewhere than the samples."""
+        names = {column.name for column in self.shape.image_columns} | {score.column for score in self.scores}
+        names |= {self.shape.place or ""}
+        if self.index is not None:
+            names |= {HEIGHT, WIDTH}
+        if self.captions:
+            names |= {CAPTION}
+        return frozenset(names)
 
     @property
     def is_scored(self) -> bool:
@@ -446,8 +458,10 @@ def split_samples(task: FilterTask) -> None:
         rows = connection.execute(f"SELECT count(*) FROM {sql.parquet_files([task.samples])}").fetchall()[0][0]
         judged = _judged(connection, task)
         passing = f"SELECT {kept_columns} FROM ({judged}) WHERE {REASON} IS NULL"
-        failing = f"SELECT * FROM ({judged}) WHERE {REASON} IS NOT NULL"
-        # For people to look at: time counts for more than room.
+        columns = [name for name, *_ in connection.execute(f"DESCRIBE {judged}").fetchall()]
+        told = ", ".join(sql.name(name) for name in columns if name in {KEY, ROW, REASON, *task.found})
+        failing = f"SELECT {told} FROM ({judged}) WHERE {REASON} IS NOT NULL"
+        # Read again by few: time counts for more than room.
         written = sql.copy_to_parquet(connection, failing, task.dropped, metadata, level=1)
         if task.text_only is not None:
             shown = [sql.name(column.name) for column in task.shape.image_columns]

@@ -455,10 +455,10 @@ def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -
     if all_rows:
         rows = sql.parquet_files([workspace.normalized(table) / shard])
         return f"(SELECT {columns} FROM {rows} WHERE {IMAGE_KEY} IS NOT NULL AND {URL} IS NOT NULL)"
+    dropped = sql.completed(workspace.dropped(table) / shard, workspace.normalized(table) / shard, ROW)
     return (
         f"(SELECT {columns} FROM {sql.parquet_files([workspace.filtered(table) / shard])} UNION ALL "
-        f"SELECT {columns} FROM {sql.parquet_files([workspace.dropped(table) / shard])} "
-        "WHERE starts_with(reason, 'image_'))"
+        f"SELECT {columns} FROM {dropped} WHERE starts_with(reason, 'image_'))"
     )
 
 

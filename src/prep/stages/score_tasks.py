@@ -105,7 +105,8 @@ def _wanted(task: ScoreTask, *, is_fresh: bool) -> str:
     caption = sql.name(kind.prompt) if kind.prompt and info.needs_text else "NULL"
     reasons = ["no_score", "aes_cutoff", *(["where"] if task.is_asked else [])]
     columns = f"{ROW}, CAST({path} AS VARCHAR) AS stored, CAST({caption} AS VARCHAR) AS caption"
-    dropped = f"{sql.parquet_files([task.dropped])} WHERE {REASON} IN ({', '.join(map(sql.text, reasons))})"
+    dropped = sql.completed(task.dropped, task.samples, ROW)
+    dropped += f" WHERE {REASON} IN ({', '.join(map(sql.text, reasons))})"
     if task.outside is not None:
         dropped += f" AND NOT ({task.outside})"
     has_scheme = stored_path(kind.image_path or "", task.kind, S3_SCHEME) == S3_SCHEME
