@@ -12,7 +12,7 @@ ROOT = Path(prep.__file__).parent
 # From top to bottom; a module may import its own layer and those below.
 LAYERS = [
     {"cli"},
-    {"line", "demo", "add", "mixture", "preview", "report", "heal", "layout", "lock"},
+    {"line", "demo", "add", "own_files", "mixture", "preview", "report", "heal", "layout", "lock"},
     {"stages"},
     {"sources", "images", "readers", "datasets", "scorers", "trainers", "publishers"},
     {"workspace", "yaml_edit"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -15,12 +15,10 @@ from prep import sql
 from prep.config import Dataset, nearest
 from prep.errors import DataError, UsageError
 from prep.files import write_text
+from prep.own_files import AWS, OwnFiles, S3Options, look_at
 from prep.schema import KINDS, RESERVED, TEXT, TEXT_TO_IMAGE, TEXTS, URL, Column, Kind
 from prep.workspace import Workspace
 from prep.yaml_edit import append_items, read_exact
-
-_FORMATS = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json"}
-_JSON_SAMPLE = 1_000  # objects whose keys are the file's columns
 
 
 @dataclass(frozen=True)
@@ -35,101 +33,84 @@ class Added:
 
 def add_file(
     workspace: Workspace,
-    data: Path,
+    data: Path | str,
     *,
     name: str | None = None,
     mapping: Mapping[str, str] | None = None,
     kind: Kind = TEXT_TO_IMAGE,
+    s3: S3Options = AWS,
     force: bool = False,
     dry_run: bool = False,
 ) -> Added:
     """Make `data` a dataset of the workspace and an entry of its recipe.
 
     Args:
-        data: a csv, parquet, .json or .jsonl file, or a folder of parquet files.
+        data: a csv, parquet, .json or .jsonl file, a folder of parquet files, a text file that names files, or an
+            `s3://` address of parquet.
         name: of the dataset; by default the file's.
         mapping: sample column -> column of the file, where they are named otherwise. `url` in place of the image
             path makes it a dataset of addresses.
         kind: of its samples; which preprocess function reads them.
+        s3: how the bucket is reached.
         force: replace a dataset of that name which the workspace added before.
 
     Raises:
         UsageError: no such file, a format or name that cannot be, a mapping to nothing.
-        DataError: the file cannot be read, or lacks a column.
+        SourceError: a list is none, or names what is not there; S3 refuses.
+        DataError: a file cannot be read, lacks a column, or has others than the first.
     """
-    format_ = _format(data)
-    name = name or re.sub(r"[^A-Za-z0-9._+-]+", "-", data.name.removesuffix(data.suffix)).strip("-.")
-    path = workspace.root / "datasets" / f"{name}.yaml"
+    path = Path(data)
+    if path.resolve() in (workspace.root, *workspace.root.parents):
+        raise UsageError(f"{data} contains this workspace", "Name a file, or a folder of the data alone.")
+    name = name or _name_of(str(data))
+    target = workspace.root / "datasets" / f"{name}.yaml"
+    _check_name(workspace, name, target, force)
+    files = look_at(str(data), workspace.raw(name), s3)
+    chosen = _choose(files.columns, mapping or {}, kind, files.label)
+    dataset = _dataset(name, files, chosen, kind)
+    try:
+        Dataset.model_validate(dataset)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"{files.label} cannot be a dataset: {reason}", "Rename the column in the file.") from error
+    text = yaml.safe_dump(dataset, sort_keys=False, allow_unicode=True)
+    added = Added(name, target, text, chosen)
+    recipe = _with_entry(workspace, name)
+    if not dry_run:
+        write_text(target, text, follow_links=True)
+        write_text(workspace.recipe_path, recipe, follow_links=True)
+    return added
+
+
+def _name_of(data: str) -> str:
+    """A dataset's name, from that of its file, folder or prefix."""
+    path = PurePosixPath(data)
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", path.name.removesuffix(path.suffix)).strip("-.")
+
+
+def _check_name(workspace: Workspace, name: str, target: Path, force: bool) -> None:
+    """Make sure that a dataset and a table can be called so.
+
+    Args:
+        target: the dataset's YAML, which `force` allows to replace.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UsageError(f"{name!r} cannot be a dataset's name", "Give one of letters, digits, . _ + - with --name.")
     catalogue = workspace.catalogue
     is_table = any(name in dataset.tables for dataset in catalogue.datasets())
-    if (is_table or name in catalogue.dataset_names()) and not (force and path.exists()):
+    if (is_table or name in catalogue.dataset_names()) and not (force and target.exists()):
         raise UsageError(
             f"a dataset or table called {name!r} is there already",
-            "Give another name with --name" + (", or replace it with --force." if path.exists() else "."),
+            "Give another name with --name" + (", or replace it with --force." if target.exists() else "."),
         )
     if {f"{name}-text", name.removesuffix("-text")} & {*workspace.table_names} - {name}:
         raise UsageError(
             f"a table {name!r} does not go with those there are: NAME-text is where rows of NAME without an image go",
             "Give another name with --name.",
         )
-    if data.resolve() in (workspace.root, *workspace.root.parents):
-        raise UsageError(f"{data} contains this workspace", "Name a file, or a folder of the data alone.")
-    columns = _columns(data, format_)
-    chosen = _choose(columns, mapping or {}, kind, data)
-    dataset = _dataset(name, data, format_, columns, chosen, kind)
-    try:
-        Dataset.model_validate(dataset)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise DataError(f"{data.name} cannot be a dataset: {reason}", "Rename the column in the file.") from error
-    text = yaml.safe_dump(dataset, sort_keys=False, allow_unicode=True)
-    added = Added(name, path, text, chosen)
-    recipe = _with_entry(workspace, name)
-    if not dry_run:
-        write_text(path, text, follow_links=True)
-        write_text(workspace.recipe_path, recipe, follow_links=True)
-    return added
 
 
-def _format(data: Path) -> str:
-    if data.is_dir():
-        if not any(data.rglob("*.parquet")):
-            raise UsageError(f"{data} has no parquet files", "Name a csv, a parquet file or a folder of them.")
-        return "parquet"
-    if not data.is_file():
-        raise UsageError(f"there is no file {data}", "Check the path.")
-    if data.suffix.lower() not in _FORMATS:
-        raise UsageError(
-            f"{data} is none of {', '.join(_FORMATS)}",
-            "Convert it; DuckDB or pandas read most formats and write parquet.",
-        )
-    return _FORMATS[data.suffix.lower()]
-
-
-def _columns(data: Path, format_: str) -> dict[str, str]:
-    """The file's columns, each with SQL for its value: the numbers of a csv as numbers, where all of them are."""
-    files = sorted(data.rglob("*.parquet")) if data.is_dir() else [data]
-    with sql.connect() as connection, sql.data_errors(f"{data} cannot be read as {format_}", "Mend the file."):
-        if format_ == "parquet":
-            found = connection.execute(f"DESCRIBE SELECT * FROM {sql.parquet_files(files[:1])}").fetchall()
-            return {row[0]: sql.name(row[0]) for row in found}
-        if format_ == "json":
-            objects = f"SELECT json FROM {sql.json_objects(data)} LIMIT {_JSON_SAMPLE}"
-            keys = connection.execute(
-                f"SELECT DISTINCT unnest(json_keys(json)) FROM ({objects}) WHERE json_type(json) = 'OBJECT' ORDER BY 1"
-            ).fetchall()
-            return {row[0]: sql.name(row[0]) for row in keys}
-        rows = sql.csv_file(data)
-        names = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()]
-        numbers = {name: f"TRY_CAST({sql.name(name)} AS DOUBLE)" for name in names}
-        are_numbers = ", ".join(f"count({sql.name(name)}) = count({number})" for name, number in numbers.items())
-        [answers] = connection.execute(f"SELECT {are_numbers} FROM {rows}").fetchall()
-    return {name: numbers[name] if answer else sql.name(name) for name, answer in zip(names, answers, strict=True)}
-
-
-def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data: Path) -> dict[str, str]:
+def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data: str) -> dict[str, str]:
     """Sample column -> column of the file."""
     by_lower = {column.lower(): column for column in columns} | {column: column for column in columns}
     known = {name.lower(): name for name in (*kind.column_names, URL)}
@@ -143,7 +124,7 @@ def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data
             )
         if theirs.lower() not in by_lower:
             raise UsageError(
-                f"--map {given}={theirs}: {data.name} has no column {theirs!r}{nearest(theirs, columns)}",
+                f"--map {given}={theirs}: {data} has no column {theirs!r}{nearest(theirs, columns)}",
                 f"It has: {', '.join(columns)}.",
             )
         chosen[target] = by_lower.get(theirs, by_lower[theirs.lower()])
@@ -164,7 +145,7 @@ def _choose(columns: Iterable[str], mapping: Mapping[str, str], kind: Kind, data
     for column in kind.columns:
         if column.required and column.name not in chosen and not (column.name == kind.image_path and URL in chosen):
             raise DataError(
-                f"{data.name} has no column {column.name!r}; it has: {', '.join(columns)}",
+                f"{data} has no column {column.name!r}; it has: {', '.join(columns)}",
                 f"Say which one it is: --map {column.name}=COLUMN"
                 + (" (or --map url=COLUMN for addresses)." if column.name == kind.image_path else ".")
                 + _other_kinds(by_lower, kind),
@@ -183,12 +164,10 @@ def _other_kinds(columns: Iterable[str], kind: Kind) -> str:
     return f" Its columns would do for --kind {' or '.join(fitting)}." if fitting else ""
 
 
-def _dataset(
-    name: str, data: Path, format_: str, columns: dict[str, str], chosen: dict[str, str], kind: Kind
-) -> dict[str, Any]:
+def _dataset(name: str, files: OwnFiles, chosen: dict[str, str], kind: Kind) -> dict[str, Any]:
     """The dataset's YAML as plain values; columns that are nobody's are kept for `where`."""
-    glob = "*.parquet" if data.is_dir() else "*"
-    records: dict[str, Any] = {"format": format_, "parts": glob}
+    format_, columns = files.format, files.columns
+    records: dict[str, Any] = {"format": format_, "parts": files.parts}
     if format_ == "json":
         by_column = {theirs: kind.column(target) for target, theirs in chosen.items()}
         records["fields"] = {name: _field_type(by_column.get(name)) for name in columns}
@@ -202,14 +181,11 @@ def _dataset(
     if kind.image_path is not None and kind.image_path in chosen:
         path = f"CAST({sql.name(chosen[kind.image_path])} AS VARCHAR)"
         table["drop"] = {"path_is_an_address": f"regexp_matches({path}, '(?i)^\\W?https?://')"}
-    source: dict[str, Any] = {"kind": "local", "path": str(data.resolve())}
-    if data.is_dir():
-        source["include"] = [glob]
     images = {"kind": "url" if URL in chosen else "given"}
     return {
         "name": name,
-        "title": f"Own data: {data.name}",
-        "source": source,
+        "title": f"Own data: {files.label}",
+        "source": files.source.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         "images": images,
         "tables": {name: table},
     }

@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -55,6 +56,7 @@ MAX_DISTANCE = (
     12  # bits of 64 in which near duplicates may differ: pictures that have nothing in common differ in some 32
 )
 GOOGLE_DRIVE = "https://drive.google.com"
+LEAST_MEMORY = 100_000_000  # bytes with which a query can do anything at all
 AestheticScorer = Literal["aesthetic-v1", "aesthetic-v2", "published"]
 
 
@@ -84,6 +86,15 @@ def _sample(text: str) -> str:
 Sample = Annotated[
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value), AfterValidator(_sample)
 ]
+
+
+# Left out of a source's dump where there is none: what was downloaded before there was such a key stays valid.
+FilesFrom = Annotated[str | None, Field(min_length=1, exclude_if=lambda path: path is None)]
+
+
+def _check_files_from(files_from: str | None, include: Iterable[str], exclude: Iterable[str] = ()) -> None:
+    if files_from is not None and (tuple(include) != ("*",) or tuple(exclude)):
+        raise ValueError("files_from names every file, so there is nothing to include or exclude")
 
 
 class Model(BaseModel):
@@ -160,6 +171,8 @@ class S3Source(Model):
         region: the bucket's, where neither AWS nor the profile says it.
         anonymous: send no credentials; for public buckets.
         include, exclude: globs over the keys below the prefix.
+        files_from: a text file that names the objects, one `s3://` address a line, in place of globs.
+        in_place: parquet is read where it lies, and never copied; for records alone, not for images.
     """
 
     kind: Literal["s3"]
@@ -169,9 +182,12 @@ class S3Source(Model):
     anonymous: bool = False
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    files_from: FilesFrom = None
+    in_place: bool = Field(default=False, exclude_if=lambda is_so: not is_so)
 
     @model_validator(mode="after")
     def _addresses_are_whole(self) -> S3Source:
+        _check_files_from(self.files_from, self.include, self.exclude)
         if not re.match(r"s3://[A-Za-z0-9][A-Za-z0-9._-]*(/|$)", self.path):
             raise ValueError(f"path {self.path!r}: write s3://bucket/prefix/")
         if self.endpoint is not None and not re.match(r"https?://[^/]", self.endpoint):
@@ -223,12 +239,19 @@ class LocalSource(Model):
         path: the file or folder; a relative one is taken from the workspace.
         include: globs over the folder's files.
         copied: (`copy` in YAML) copy the files into `raw/`; by default they are linked.
+        files_from: a text file that names the files, one a line, in place of globs.
     """
 
     kind: Literal["local"]
     path: str
     include: tuple[str, ...] = ("*",)
     copied: bool = Field(default=False, alias="copy")  # pydantic's models have a method `copy`
+    files_from: FilesFrom = None
+
+    @model_validator(mode="after")
+    def _one_way_to_name_files(self) -> LocalSource:
+        _check_files_from(self.files_from, self.include)
+        return self
 
 
 class LinksTable(Model):
@@ -687,6 +710,7 @@ class WorkspaceConfig(Model):
         images: folder (relative to prep.yaml) or `s3://bucket/prefix` for image bytes.
         s3_endpoint: endpoint of an S3 service other than AWS.
         workers: processes at work at once; by default one per core.
+        memory: that all workers of a query may have together, `8GB`; by default half of what is free.
         allow_private_hosts: fetch images from private and loopback addresses too.
         fetch: how images are fetched from addresses.
         sources: dataset -> a source to use instead of the catalogue's.
@@ -697,10 +721,18 @@ class WorkspaceConfig(Model):
     images: str = "images"
     s3_endpoint: str | None = None
     workers: int | None = Field(default=None, ge=1)
+    memory: str | None = None
     allow_private_hosts: bool = False
     fetch: Fetch = Fetch()
     sources: dict[str, Source] = {}
     image_folders: dict[str, str] = {}
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_an_amount(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            memory_bytes(memory)
+        return memory
 
     @model_validator(mode="after")
     def _images_have_a_place(self) -> WorkspaceConfig:
@@ -712,6 +744,22 @@ class WorkspaceConfig(Model):
         if PurePath(self.images).parts in ((), *((folder,) for folder in STAGE_FOLDERS)):
             raise ValueError(f"images {self.images!r}: name a folder of their own")
         return self
+
+
+def memory_bytes(amount: str) -> int:
+    """Bytes that an amount such as `8GB` or `512MiB` says.
+
+    Raises:
+        ValueError: it is none, or less than a query needs.
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", amount.strip().lower())
+    if found is None or (found[3] and not found[2]):
+        raise ValueError(f"{amount!r} is no amount of memory; write 8GB, or 512MB")
+    unit = (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ")
+    value = int(float(found[1]) * unit)
+    if value < LEAST_MEMORY:
+        raise ValueError(f"{amount!r} is less than a query needs; at least 100MB, and 1GB is better")
+    return value
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

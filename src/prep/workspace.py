@@ -32,11 +32,13 @@ from prep.config import (
     ParquetImages,
     Recipe,
     Rules,
+    S3Source,
     Source,
     Table,
     UrlImages,
     WorkspaceConfig,
     load,
+    memory_bytes,
     nearest,
 )
 from prep.engine import Share, default_workers, share
@@ -321,15 +323,37 @@ class Workspace:
         """The same, and then its mirrors; prep.yaml's word replaces them all.
 
         Raises:
-            ConfigError: a local path begins with the home of a user who is none.
+            ConfigError: a local path begins with the home of a user who is none; or parts are to be read in place,
+                and cannot be.
         """
         given = self.config.sources.get(dataset.name)
         sources = (dataset.source, *dataset.mirrors) if given is None else (given,)
-        return tuple(
-            source.model_copy(update={"path": str(self.path(source.path, dataset.name))})
-            if isinstance(source, LocalSource)
-            else source
-            for source in sources
+        if any(isinstance(source, S3Source) and source.in_place for source in sources):
+            self._check_in_place(dataset, sources)
+        return tuple(self._with_whole_paths(source, dataset.name) for source in sources)
+
+    def _check_in_place(self, dataset: Dataset, sources: Sequence[Source]) -> None:
+        """Make sure that nothing but records of parquet is wanted of parts that stay on S3."""
+        others = sorted({table.records.format for table in dataset.tables.values()} - {"parquet"})
+        wrong = ""
+        if len(sources) > 1:
+            wrong = "it has mirrors, and what is read in place has one place"
+        elif isinstance(dataset.images, ArchiveImages | ParquetImages):
+            wrong = "its images are in its parts"
+        elif others or not dataset.tables:
+            wrong = f"its records are {', '.join(others) or 'none'}, and only parquet can be"
+        if wrong:
+            raise ConfigError(
+                f"{dataset.name} cannot be read in place: {wrong}",
+                "Remove `in_place: true` from its source; its parts are then downloaded.",
+            )
+
+    def _with_whole_paths(self, source: Source, dataset: str) -> Source:
+        """A source whose paths of this machine start from the workspace where they are relative."""
+        keys = {"path": isinstance(source, LocalSource), "files_from": isinstance(source, LocalSource | S3Source)}
+        given = {key: getattr(source, key) for key, is_path in keys.items() if is_path}
+        return source.model_copy(
+            update={key: str(self.path(path, dataset)) for key, path in given.items() if path is not None}
         )
 
     def path(self, path: str, dataset: str) -> Path:
@@ -391,6 +415,11 @@ class Workspace:
     def workers(self) -> int:
         """Tasks at work at once."""
         return self.config.workers or default_workers()
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that all workers of a query may have together; None for half of what is free."""
+        return None if self.config.memory is None else memory_bytes(self.config.memory)
 
     # -- rules -------------------------------------------------------------------------------------------------
 

@@ -275,7 +275,7 @@ def test_no_credentials(public: World, new_clients: None) -> None:
     assert str(error_of(at(public, anonymous=False))) == (
         "s3://files/: there are no S3 credentials\n"
         "  Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run `aws configure`; for a public bucket "
-        "write `anonymous: true` in the source."
+        "write `anonymous: true` in the source (`prep add --anonymous`)."
     )
 
 
@@ -305,7 +305,7 @@ def test_access_denied(status: int, public: World, new_clients: None, monkeypatc
     assert str(error_of(at(public))) == (
         "s3://files/: access denied without credentials\n"
         "  Remove `anonymous: true` to use yours; where a bucket may be read but not listed, name its files one by one "
-        "(kind: http)."
+        "(`files_from`)."
     )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
@@ -333,12 +333,12 @@ def test_a_part_that_may_be_listed_and_not_read(public: World, tmp_path: Path) -
         (
             refusal(301, "PermanentRedirect", **{"x-amz-bucket-region": "eu-west-3"}),
             "the bucket is in another region, eu-west-3",
-            "Write `region: eu-west-3` in the source.",
+            "Write `region: eu-west-3` in the source (`prep add --region`).",
         ),
         (
             refusal(400, "IllegalLocationConstraintException"),
             "the bucket is in another region",
-            "Write `region: ...` in the source.",
+            "Write `region: ...` in the source (`prep add --region`).",
         ),
         (
             refusal(503, "SlowDown"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -19,9 +19,10 @@ from test_score import table_of
 
 from plain_scorer import PlainLoading
 from prep import sql
-from prep.cli.memory_option import memory_bytes
+from prep.cli.memory_option import memory_option
 from prep.config import Recipe, Rules
-from prep.errors import DataError, UsageError
+from prep.engine import Cluster, working
+from prep.errors import ConfigError, DataError, UsageError
 from prep.manifest import Manifest
 from prep.publishers import World
 from prep.scorers.scorer import SCORERS
@@ -31,7 +32,7 @@ from prep.stages.filter import filter_table
 from prep.stages.normalize import normalize
 from prep.stages.sampling import ALL, HASH, bound_of_number, bound_of_share, hash_of, rows_wanted
 from prep.stages.score import score_table
-from prep.stages.shards import Outcome
+from prep.stages.shards import Outcome, share_memory
 from prep.stages.waterfall import Step, waterfall
 from prep.workspace import Workspace
 from worlds import prep, prep_json, snapshot
@@ -374,13 +375,30 @@ def test_explain_has_nothing_to_show_before_the_first_filter(table: Workspace) -
     [("8GB", 8 * 10**9), ("512MiB", 512 << 20), ("1.5 g", 1_500_000_000), ("200000000", 200_000_000), (None, None)],
 )
 def test_an_amount_of_memory(text: str | None, amount: int | None) -> None:
-    assert memory_bytes(text) == amount
+    assert memory_option(text) == amount
 
 
 @pytest.mark.parametrize("text", ["8 apples", "GB", "-1GB", "1i", "99MB", ""])
 def test_what_is_no_memory_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory"):
-        memory_bytes(text)
+        memory_option(text)
+
+
+def test_memory_that_prep_yaml_gives(table: Workspace) -> None:
+    (table.root / "prep.yaml").write_text("workers: 2\nmemory: 1GB\n")
+    workspace = Workspace(table.root)
+    assert share_memory(workspace, 5) == (2, 500_000_000)
+    assert share_memory(workspace, 5, 8 * 10**9) == (2, 4 * 10**9)
+    (table.root / "prep.yaml").write_text("memory: lots\n")
+    with pytest.raises(ConfigError, match=r"'lots' is no amount of memory"):
+        Workspace(table.root)
+
+
+def test_on_a_cluster_a_task_has_its_share_of_the_machine_it_runs_on(table: Workspace) -> None:
+    machines = cast(Cluster, object())
+    with working(on=machines):
+        assert share_memory(table, 1) == (1, None)
+        assert share_memory(table, 1, 10**9) == (1, 10**9)
 
 
 def test_memory_is_shared_out_and_fewer_work_at_once_where_it_is_short() -> None:

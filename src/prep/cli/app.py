@@ -234,7 +234,13 @@ def datasets(
 
 @command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A csv, parquet, .json or .jsonl file, or a folder of parquet files.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A csv, parquet, .json or .jsonl file, a folder of parquet files, a .txt list of files, or an s3:// "
+            "address of parquet."
+        ),
+    ],
     kind: Annotated[
         str, typer.Option(help="What its rows are; docs/own-data.md lists the kinds.", autocompletion=_complete_kinds)
     ] = "text-to-image",
@@ -242,6 +248,12 @@ def add(
     map_: Annotated[
         list[str] | None, typer.Option("--map", metavar="COLUMN=THEIRS", help="e.g. caption=text; may be repeated.")
     ] = None,
+    endpoint: Annotated[str | None, typer.Option(metavar="URL", help="An S3 service other than AWS.")] = None,
+    region: Annotated[str | None, typer.Option(help="Of the bucket, where the profile does not say it.")] = None,
+    anonymous: Annotated[bool, typer.Option("--anonymous", help="Send no credentials: a public bucket.")] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Read parquet on S3 where it lies; copy nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a dataset of that name added before.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -254,6 +266,7 @@ def add(
     from prep.cli import show
     from prep.config import nearest
     from prep.errors import UsageError
+    from prep.own_files import S3Options
     from prep.schema import KINDS
     from prep.stages.download import download
     from prep.stages.normalize import normalize
@@ -267,7 +280,10 @@ def add(
             raise UsageError("--map names one column twice", "Map each column once.")
         if kind not in KINDS:
             raise UsageError(f"--kind {kind!r} is unknown{nearest(kind, KINDS)}", f"There are: {', '.join(KINDS)}.")
-        added = add_file(workspace, file, name=name, mapping=mapping, kind=KINDS[kind], force=force, dry_run=dry_run)
+        s3 = S3Options(endpoint, region, anonymous, in_place)
+        added = add_file(
+            workspace, file, name=name, mapping=mapping, kind=KINDS[kind], s3=s3, force=force, dry_run=dry_run
+        )
         outcomes: list[Outcome] = []
         show.adding(added, outcomes)
         if not dry_run:
@@ -419,7 +435,7 @@ def normalize_(
     """Turn records into samples of one schema."""
     from functools import partial
 
-    from prep.cli.memory_option import memory_bytes
+    from prep.cli.memory_option import memory_option
     from prep.cli.spread import spread
     from prep.stages.normalize import normalize
 
@@ -427,7 +443,7 @@ def normalize_(
     workspace = _workspace()
     _run_stage(
         workspace,
-        partial(normalize, memory=memory_bytes(memory)),
+        partial(normalize, memory=memory_option(memory)),
         workspace.select_tables(names or [], to_normalize=True),
         as_json,
         work,
@@ -590,7 +606,7 @@ def filter_(
 
     from prep.cli import show
     from prep.cli.filter_report import explained
-    from prep.cli.memory_option import memory_bytes
+    from prep.cli.memory_option import memory_option
     from prep.cli.spread import spread
     from prep.config import Rules
     from prep.errors import PrepError
@@ -599,7 +615,7 @@ def filter_(
     work = spread(rank, world_size, engine, address, alone={"--force": force})
     workspace = _workspace()
     tables = workspace.select_tables(names or [])
-    total = memory_bytes(memory)
+    total = memory_option(memory)
     given = _checked(
         Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where, sample=sample, seed=seed, scorer=scorer
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -11,19 +11,25 @@ import duckdb
 import pyarrow as pa
 
 from prep import sql
-from prep.config import Records
+from prep.config import Records, S3Source
 from prep.datasets import SizeOf
 from prep.errors import DataError, PrepError
 
 
 @contextmanager
 def open_records(
-    connection: duckdb.DuckDBPyConnection, records: Records, part: Path, size_of: SizeOf
+    connection: duckdb.DuckDBPyConnection,
+    records: Records,
+    part: Path,
+    size_of: SizeOf,
+    in_place: tuple[S3Source, Callable[[str], bool]] | None = None,
 ) -> Iterator[None]:
     """Make the records of one part the view `records`, its columns under their canonical names.
 
     Args:
         size_of: width and height of an image, for datasets whose annotations need them.
+        in_place: where the part stands for an object that stays on S3: how that is reached, and which of its columns
+            are needed.
 
     Raises:
         DataError: the part is not the format it is said to be, or lacks a column (the message lists those it has).
@@ -32,7 +38,11 @@ def open_records(
     damaged = f"Delete {part} and run `prep download` again; if it stays so, the publisher changed its format."
     wrong_format = f"{part}: not the {records.format} it should be"
     with sql.data_errors(wrong_format, damaged):
-        if records.format == "parquet":
+        if in_place is not None:
+            from prep.readers.in_place import open_object
+
+            connection.register("published", _told(*open_object(part, *in_place), raised))
+        elif records.format == "parquet":
             connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.parquet_files([part])}")
         elif records.format == "csv":
             connection.execute(f"CREATE VIEW published AS SELECT * FROM {sql.csv_file(part)}")
@@ -84,12 +94,21 @@ def _arrow_reader(records: Records, part: Path, size_of: SizeOf, raised: list[Pr
     if first is None:
         raise DataError(f"{part} has no records", "Is the download whole? `prep download --force` brings it anew.")
 
-    def rest() -> Iterator[pa.RecordBatch]:
+    def all_() -> Iterator[pa.RecordBatch]:
+        yield first
+        yield from batches
+
+    return _told(first.schema, all_(), raised)
+
+
+def _told(schema: pa.Schema, batches: Iterator[pa.RecordBatch], raised: list[PrepError]) -> pa.RecordBatchReader:
+    """A reader of the batches; the error that ends them is kept in `raised`."""
+
+    def watched() -> Iterator[pa.RecordBatch]:
         try:
-            yield first
             yield from batches
         except PrepError as error:
             raised.append(error)
             raise
 
-    return pa.RecordBatchReader.from_batches(first.schema, rest())
+    return pa.RecordBatchReader.from_batches(schema, watched())

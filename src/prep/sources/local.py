@@ -16,6 +16,7 @@ from prep.config import LocalSource
 from prep.errors import SourceError
 from prep.files import atomic_path
 from prep.sources import Listing, Part, matching
+from prep.sources.file_list import list_named
 from prep.sources.paths import checked
 from prep.sources.transfer import Session
 
@@ -28,8 +29,10 @@ def list_parts(source: LocalSource, folder: Path, revision: str | None) -> Listi
 
     Raises:
         SourceError: there is nothing at the path, the workspace itself is below it, a folder cannot be read, or what
-            matches is no file or has a name that a part cannot have.
+            matches is no file or has a name that a part cannot have; a list of files that cannot be had.
     """
+    if source.files_from is not None:
+        return list_named(Path(source.files_from), source.path, _named_part)
     try:
         root = Path(source.path).expanduser()
     except RuntimeError as error:  # ~ of nobody here
@@ -118,6 +121,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         if error.errno == errno.ELOOP:  # a link to itself leads nowhere
             return False
         raise
+
+
+def _named_part(address: str, name: str) -> Part:
+    """A file that a list names."""
+    path = Path(address)
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder", "Name its files one by one, or `prep add` the folder itself.")
+    try:
+        return part_of(path, name)
+    except SourceError as error:
+        raise SourceError(error.message) from error
 
 
 def part_of(path: Path, name: str) -> Part:

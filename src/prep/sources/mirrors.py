@@ -10,6 +10,7 @@ from typing import Any
 
 from prep.config import LocalSource, Source
 from prep.errors import SourceError
+from prep.files import hash_file
 from prep.manifest import fingerprint
 from prep.sources import Listing, Part, module_of
 from prep.sources.transfer import Session
@@ -28,13 +29,15 @@ class Place:
 
     @property
     def asked(self) -> str:
-        """Fingerprint of what is asked of it; changes when the configuration does."""
-        return fingerprint(self.source.model_dump(mode="json"))
+        """Fingerprint of what is asked of it; changes when the configuration does, or what a list of files says."""
+        asked = self.source.model_dump(mode="json", exclude={"files_from"})
+        files_from = getattr(self.source, "files_from", None)
+        return fingerprint(asked if files_from is None else [asked, _hash_of_list(files_from)])
 
     @property
     def is_pinned(self) -> bool:
-        """Whether what it had once is what counts; what lies on this machine may change at any time."""
-        return self.source.kind not in ("local", "manual")
+        """Whether what it had once is what counts; what is read where it lies may change at any time."""
+        return self.source.kind not in ("local", "manual") and not getattr(self.source, "in_place", False)
 
     def is_copied(self, part: Part) -> bool:
         """Whether the part's bytes come onto our disk; a link takes no room, a file put there by hand is there."""
@@ -130,6 +133,14 @@ class Places:
                 raise SourceError(f"has another {part.path}: {what} {theirs}, not {ours}")
             known[what] = theirs if ours is None else ours
         return replace(same, **known)
+
+
+def _hash_of_list(path: str) -> str | None:
+    """Hash of a list of files; None for one that cannot be read, which listing its files will tell."""
+    try:
+        return hash_file(Path(path))
+    except OSError:
+        return None
 
 
 def _nowhere(what: str, failures: Sequence[tuple[Place, SourceError]]) -> SourceError:

@@ -12,11 +12,13 @@ are no MD5 at all.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from botocore.exceptions import (
     ClientError,
     CredentialRetrievalError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
@@ -40,11 +43,14 @@ from botocore.parsers import ResponseParserError
 
 from prep.config import S3Source
 from prep.errors import SourceError
+from prep.files import atomic_path
 from prep.sources import Listing, Part, matching
+from prep.sources.file_list import list_named
 from prep.sources.paths import checked
 from prep.sources.transfer import Refused, Session
 
 SIGNED_SECONDS = 3600
+RANGE_ATTEMPTS = 5
 _NOT_LOGGED_IN = (ProfileNotFound, PartialCredentialsError, CredentialRetrievalError, SSOError, TokenRetrievalError)
 _DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccessForbidden"}
 _NOT_ACCEPTED = {
@@ -54,13 +60,29 @@ _NOT_ACCEPTED = {
 _ELSEWHERE = {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
+class Gone(SourceError):
+    """An object that is not there."""
+
+
+class Replaced(SourceError):
+    """An object that is another by now."""
+
+
 def list_parts(source: S3Source, folder: Path, revision: str | None) -> Listing:
     """The object at the source's path, or the matching ones below it; the ETag is a part's version.
 
     Raises:
         SourceError: no credentials or the wrong ones, no such bucket, no right to list it, another region, no answer
-            from the service, or keys that no folder can hold.
+            from the service, or keys that no folder can hold; a list of objects that cannot be had.
     """
+    listing = find_objects(source)
+    return Listing(tuple(_noted(part) for part in listing.parts)) if source.in_place else listing
+
+
+def find_objects(source: S3Source) -> Listing:
+    """The same, with the sizes of the objects, also where they are to be read in place."""
+    if source.files_from is not None:  # a HEAD each: what else is in the bucket may be millions
+        return list_named(Path(source.files_from), source.path, partial(_named_part, source))
     bucket, key = _place(source.path)
     with _explained(source):
         objects = dict(_objects(_client(source), bucket, key))
@@ -73,8 +95,50 @@ def list_parts(source: S3Source, folder: Path, revision: str | None) -> Listing:
     return Listing(checked(parts, SourceError, "Leave it out with `exclude`, or name a path that does not hold it."))
 
 
+def _named_part(source: S3Source, url: str, name: str) -> Part:
+    """An object that a list names."""
+    bucket, key = _place(url)
+    try:
+        with _explained(source, url):
+            head = _client(source).head_object(Bucket=bucket, Key=key)
+    except Gone as error:
+        raise SourceError(f"{url} is not there") from error
+    return Part(name, url, head["ContentLength"], version=_etag(head))
+
+
+def read_range(source: S3Source, part: Part, start: int, length: int) -> bytes:
+    """Some bytes of an object as it was listed.
+
+    Raises:
+        SourceError: the object is gone, is another by now, or may not be read.
+    """
+    bucket, key = _place(part.url)
+    wanted = f"bytes={start}-{start + length - 1}"
+    for attempt in range(RANGE_ATTEMPTS):  # the client itself tries again only before the first byte
+        with _explained(source, part.url):
+            answer = _client(source).get_object(Bucket=bucket, Key=key, Range=wanted)
+            if _etag(answer) != part.version:
+                raise _replaced(part)
+            try:
+                data = bytes(answer["Body"].read())
+            except (HTTPClientError, IncompleteReadError):
+                if attempt == RANGE_ATTEMPTS - 1:
+                    raise
+                continue
+            if len(data) != length:
+                raise ValueError(f"{len(data)} bytes came of the {length} that were asked for")
+            return data
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _replaced(part: Part) -> Replaced:
+    return Replaced(f"{part.url} was replaced after it was listed", "Run the same command to get the new one.")
+
+
 def fetch(source: S3Source, part: Part, target: Path, session: Session) -> str:
     """Bring one object over signed addresses, each good for an hour and made anew when one is needed.
+
+    Of one that is read in place only a note comes: its address, size and ETag.
 
     Raises:
         SourceError: the object is gone, is another by now, or may not be read.
@@ -84,7 +148,9 @@ def fetch(source: S3Source, part: Part, target: Path, session: Session) -> str:
     with _explained(source, part.url):
         head = client.head_object(Bucket=bucket, Key=key)
     if _etag(head) != part.version:
-        raise SourceError(f"{part.url} was replaced after it was listed", "Run the same command to get the new one.")
+        raise _replaced(part)
+    if source.in_place:
+        return _write_note(part, head, target, session)
 
     def address() -> str:
         with _explained(source, part.url):
@@ -94,6 +160,26 @@ def fetch(source: S3Source, part: Part, target: Path, session: Session) -> str:
         return session.bring(replace(part, md5=part.md5 or _md5(bucket, head)), target, address=address)
     except Refused as error:
         raise _denied(source, part.url) from error
+
+
+def _note(url: str, size_bytes: int | None, etag: str | None) -> bytes:
+    """What stands in `raw/` for an object that is read in place."""
+    note = {"object": url, "size_bytes": size_bytes, "etag": etag}
+    return f"{json.dumps(note, ensure_ascii=False)}\n".encode()
+
+
+def _noted(part: Part) -> Part:
+    """An object as the part that stands for it."""
+    note = _note(part.url, part.size_bytes, part.version)
+    return replace(part, size_bytes=len(note), sha256=hashlib.sha256(note).hexdigest())
+
+
+def _write_note(part: Part, head: Mapping[str, Any], target: Path, session: Session) -> str:
+    note = _note(part.url, head["ContentLength"], _etag(head))
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(note)
+    session.count(len(note))
+    return hashlib.sha256(note).hexdigest()
 
 
 def _etag(described: Mapping[str, Any]) -> str:
@@ -171,7 +257,7 @@ def _explained(source: S3Source, url: str = "") -> Iterator[None]:
         raise SourceError(
             f"{what}: there are no S3 credentials",
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run `aws configure`; for a public "
-            "bucket write `anonymous: true` in the source.",
+            "bucket write `anonymous: true` in the source (`prep add --anonymous`).",
         ) from error
     except _NOT_LOGGED_IN as error:
         raise SourceError(
@@ -210,12 +296,14 @@ def _explain_answer(source: S3Source, url: str, error: ClientError) -> SourceErr
             f"{what}: there is no such bucket at {source.endpoint or 'AWS'}", "Check `path` and `endpoint`."
         )
     if code in ("404", "NoSuchKey"):
-        return SourceError(f"{what} is not there any more", "Run the same command to list the bucket anew.")
+        return Gone(f"{what} is not there any more", "Run the same command to list the bucket anew.")
+    if code == "InvalidRange":
+        return Replaced(f"{what} is shorter than it was when it was listed", "Run the same command to get the new one.")
     if code in _ELSEWHERE:
         region = headers.get("x-amz-bucket-region") or answer["Error"].get("Region")
         return SourceError(
             f"{what}: the bucket is in another region{f', {region}' if region else ''}",
-            f"Write `region: {region or '...'}` in the source.",
+            f"Write `region: {region or '...'}` in the source (`prep add --region`).",
         )
     return SourceError(
         f"{what}: the service answers {code}: {answer['Error'].get('Message', '')}",
@@ -228,10 +316,10 @@ def _denied(source: S3Source, what: str) -> SourceError:
         return SourceError(
             f"{what}: access denied without credentials",
             "Remove `anonymous: true` to use yours; where a bucket may be read but not listed, name its files one by "
-            "one (kind: http).",
+            "one (`files_from`).",
         )
     return SourceError(
         f"{what}: access denied",
         "Ask its owner for s3:ListBucket and s3:GetObject, or use another AWS_PROFILE; for a public bucket write "
-        "`anonymous: true` in the source.",
+        "`anonymous: true` in the source (`prep add --anonymous`).",
     )

@@ -340,7 +340,7 @@ def _look(
     """Find what is to be taken out for one sort of key; goes on with what a killed run has left."""
     if (folder / DONE).exists():
         return
-    workers, memory = sql.share_memory(workspace.workers)
+    workers, memory = sql.share_memory(workspace.workers, workspace.memory)
     keys = folder / "keys"
     shards = [
         KeyTask(source, key, asked["keep"], asked["within"], tuple(earlier), memory, keys / str(source.number))

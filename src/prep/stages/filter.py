@@ -53,7 +53,7 @@ from prep.stages.sampling import (
     rows_wanted,
 )
 from prep.stages.scored import ScoreColumn, ShardScores, find_scores, shard_scores, with_scores
-from prep.stages.shards import Outcome, ShardTask, build_shards
+from prep.stages.shards import Outcome, ShardTask, build_shards, share_memory
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
 from prep.workspace import Workspace
 
@@ -191,7 +191,7 @@ def filter_table(
     tasks = _tasks(workspace, name, images_of, normalized, indexes, columns, scores, applied)
     if applied.where is not None and tasks:
         _check_where(tasks[0])
-    workers, share = sql.share_memory(min(workspace.workers, max(1, len(tasks))), memory)
+    workers, share = share_memory(workspace, len(tasks), memory)
     tasks = [replace(task, memory=share) for task in tasks]
     judged = [task.judged for task in tasks]
     duplicates, dedup, dedup_note = find_duplicates(workspace, name, judged)

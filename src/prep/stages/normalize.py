@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import duckdb
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from prep import sql
-from prep.config import Dataset, GivenImages, Table, UrlImages
+from prep.config import Dataset, GivenImages, S3Source, Source, Table, UrlImages
 from prep.datasets import SizeOf
 from prep.errors import DataError
 from prep.images.archives import archive_stem
@@ -42,7 +42,7 @@ from prep.schema import (
     Kind,
 )
 from prep.stages.freeing import check_not_needed
-from prep.stages.shards import Outcome, ShardTask, build_shards
+from prep.stages.shards import Outcome, ShardTask, build_shards, share_memory
 from prep.workspace import Workspace, shard_name
 
 ONE = "ONE"  # a text; of a list of one, that one
@@ -70,6 +70,7 @@ class NormalizeTask(ShardTask):
         index: shards of the image index, for a table whose reader asks for image sizes.
         index_sha256: what is in them.
         memory: bytes it may have; None for a worker's share of what is free.
+        in_place: how the bucket is reached, where the part stands for an object that stays on S3.
     """
 
     part: Path
@@ -82,6 +83,7 @@ class NormalizeTask(ShardTask):
     index_sha256: tuple[str, ...]
     output: Path
     memory: int | None = None
+    in_place: S3Source | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +121,7 @@ def normalize(
         index = manifest.shards
     kind_of_images = _images_kind(dataset, table)
     parts = _matching_parts(raw.shards, table, name)
-    workers, share = sql.share_memory(min(workspace.workers, max(1, len(parts))), memory)
+    workers, share = share_memory(workspace, len(parts), memory)
     tasks = [
         NormalizeTask(
             workspace.raw(dataset.name) / part.name,
@@ -127,11 +129,12 @@ def normalize(
             part.sha256,
             table,
             kind_of_images,
-            str((workspace.raw(dataset.name) / part.name).resolve().parent) if kind_of_images == "given" else "",
+            _folder_of(workspace, dataset, part) if kind_of_images == "given" else "",
             tuple(index_folder / shard.name for shard in index),
             tuple(shard.sha256 for shard in index),
             workspace.normalized(name) / shard_name(number if part.position is None else part.position),
             share,
+            _read_in_place(workspace.source(dataset)),
         )
         for number, part in enumerate(parts)
     ]
@@ -150,6 +153,19 @@ def normalize(
         force=force,
         dry_run=dry_run,
     )
+
+
+def _read_in_place(source: Source) -> S3Source | None:
+    return source if isinstance(source, S3Source) and source.in_place else None
+
+
+def _folder_of(workspace: Workspace, dataset: Dataset, part: Shard) -> str:
+    """The folder that a part came from, or lies in where its source is elsewhere; on S3 the prefix."""
+    source = workspace.source(dataset)
+    if isinstance(source, S3Source):
+        root = source.path.removesuffix(part.name) if source.path.endswith(f"/{part.name}") else source.path
+        return f"{root.rstrip('/')}/{part.name}".rpartition("/")[0]
+    return str((workspace.raw(dataset.name) / part.name).resolve().parent)
 
 
 def _images_kind(dataset: Dataset, table: Table) -> str:
@@ -178,8 +194,11 @@ def make_samples(task: NormalizeTask) -> None:
 
 
 def _has_window(table: Table) -> bool:
-    expressions = [*table.select.values(), *table.extra.values(), *table.drop.values(), *table.image_keys.values()]
-    return any(re.search(r"(?i)\bover\b", expression) for expression in expressions)
+    return any(re.search(r"(?i)\bover\b", expression) for expression in _expressions(table))
+
+
+def _expressions(table: Table) -> list[str]:
+    return [*table.select.values(), *table.extra.values(), *table.drop.values(), *table.image_keys.values()]
 
 
 def count_values(task: NormalizeTask) -> dict[str, int]:
@@ -203,11 +222,21 @@ def count_values(task: NormalizeTask) -> dict[str, int]:
 def open_records_of(task: NormalizeTask, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     """The task's records as the view `records`; errors in its SQL name the table and the part."""
     mend = f"Mend the YAML of the dataset (`prep datasets NAME` says where), or fetch {task.part_name} again."
+    in_place = None if task.in_place is None else (task.in_place, partial(_may_be_needed, task.table))
     with (
         sql.data_errors(f"table {task.output.parent.stem}, part {task.part_name}", mend),
-        open_records(connection, task.table.records, task.part, _image_sizes(task)),
+        open_records(connection, task.table.records, task.part, _image_sizes(task), in_place),
     ):
         yield
+
+
+def _may_be_needed(table: Table, column: str) -> bool:
+    """Whether the SQL of a table may mean a column of its records; rather one too many than one too few."""
+    aliases = [alias for names in table.records.columns.values() for alias in names]
+    texts = [*_expressions(table), *aliases, URL]
+    says_all = any("*" in text or re.search(r"(?i)\b(columns|records)\b", text) for text in texts)
+    word = column.replace('"', '""').casefold()
+    return says_all or any(word in text.casefold() for text in texts)
 
 
 def _image_sizes(task: NormalizeTask) -> SizeOf:

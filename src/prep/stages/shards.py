@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
+from prep import sql
 from prep.engine import cluster, run_tasks, share
 from prep.files import hash_file
 from prep.manifest import (
@@ -30,6 +31,7 @@ from prep.manifest import (
     write_share,
 )
 from prep.progress import Bar, bar
+from prep.workspace import Workspace
 
 State = Literal["done", "up to date", "waiting", "planned", "partly"]
 
@@ -52,6 +54,18 @@ class ShardTask(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Name of everything the shard is made from."""
+
+
+def share_memory(workspace: Workspace, tasks: int, memory: int | None = None) -> tuple[int, int | None]:
+    """How many of so many shards to make at once, and bytes of memory for each; None: a worker's share of its machine.
+
+    Args:
+        memory: bytes for all of them; by default what prep.yaml says, and if it is silent half of what is free.
+    """
+    total, at_once = memory or workspace.memory, min(workspace.workers, max(1, tasks))
+    if cluster() is not None and total is None:  # what is free here says nothing of other machines
+        return at_once, None
+    return sql.share_memory(at_once, total)
 
 
 TaskT = TypeVar("TaskT", bound=ShardTask)
