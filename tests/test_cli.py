@@ -177,6 +177,14 @@ def test_a_missing_column_lists_those_that_are_there(tmp_path: Path, world: Worl
     assert "coyo-700m" in told and '"txt" not found' in told and '"text"' in told
 
 
+def test_the_package_is_the_command_too(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "prep", "-C", str(tmp_path), "status"], capture_output=True, text=True)
+    assert done.returncode == 1 and "not in a workspace" in done.stderr, done.stderr
+    code = "import sys, prep.__main__; print(sorted({'duckdb', 'prep.cli.app', 'typer'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_a_where_that_is_not_sql_is_not_remembered(blip: Path, world: World) -> None:
     assert prep(blip, "run", world=world).returncode == 0
     told = fails(blip, "filter", "--where", "watermark < 1")

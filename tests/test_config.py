@@ -29,6 +29,7 @@ from prep.config import (
     Rules,
     S3Source,
     Source,
+    Table,
     UrlImages,
     WorkspaceConfig,
     load,
@@ -204,6 +205,77 @@ def test_a_table_has_a_known_kind_and_its_columns(write: Callable[[str], Path]) 
         "5: tables.mine: select has 'captoin', which text-to-image samples do not have; did you mean 'caption'?; "
         "columns for `where` alone go under `extra`"
     ]
+
+
+NO_EXPRESSIONS = [
+    "true); COPY (SELECT 1) TO '/nowhere/x'; SELECT (1",
+    "true) UNION ALL SELECT row FROM range(3) t(row) WHERE (true",
+    "true) OR (true",
+    "true; SELECT 1",
+    "true;",
+    "true ORDER BY 1",
+    "a AS b",
+    "a, b",
+    "a /* and no end",
+    "-- nothing",
+    "\ud800",
+    " ",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", NO_EXPRESSIONS)
+def test_sql_is_one_expression(text: str) -> None:
+    table = {"kind": "text-to-image", "records": {"format": "parquet", "parts": "*"}, "select": {"caption": "c"}}
+    Table.model_validate(table)
+    places: list[dict[str, Any]] = [
+        {"select": {"caption": text}},
+        {"extra": {"a": text}},
+        {"drop": {"a": text}},
+        {"image": text},
+        {"image": {"s3_path": text}},
+        {"filter": {"where": text}},
+    ]
+    for place in places:
+        with pytest.raises(ValidationError):
+            Table.model_validate(table | place)
+    for model in (lambda: Rules(where=text), lambda: Entry(table="a", where=text)):
+        with pytest.raises(ValidationError):
+            model()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = 1 -- so it is",
+        "a IN (SELECT b FROM read_csv('x;y.csv')) AND \"c;\" != ');'",
+        "row_number() OVER (PARTITION BY a ORDER BY b) > 1\n",
+        "list_filter(json_texts(a), lambda x: x != '')[1]",
+        "CASE WHEN a THEN 1 ELSE (b) END",
+        "E'\\'); SELECT (' = a",
+    ],
+)
+def test_sql_may_be_any_expression(text: str) -> None:
+    assert Rules(where=text).where == text
+
+
+def test_no_two_columns_differ_in_capital_letters_alone(write: Callable[[str], Path]) -> None:
+    for column in ("Image_Status", "REASON", "Caption", "_reason"):
+        assert problems(Dataset, write(DATASET + f"    extra: {{{column}: x}}\n")) == [
+            f"5: tables.mine: extra has {column!r}, which samples have anyway; give it another name"
+        ]
+    assert problems(Dataset, write(DATASET + "    extra: {Mark: x, mark: y}\n")) == [
+        "5: tables.mine: extra has two columns that only capital letters tell apart; give one another name"
+    ]
+
+
+@pytest.mark.parametrize("reason", ["near_duplicate", "sample", "text_only", "aes_cutoff", "where", "image_http_404"])
+def test_reasons_of_a_dataset_are_not_the_filters(reason: str, write: Callable[[str], Path]) -> None:
+    assert problems(Dataset, write(DATASET + f"    drop: {{{reason}: x}}\n")) == [
+        f"5: tables.mine: drop has {reason!r}, which `prep filter` says itself; give it another name"
+    ]
+    own = DATASET + "    drop: {several_images: x, bad_conversation: x, image_outside: x, no_caption: x}\n"
+    assert len(load(Dataset, write(own)).tables["mine"].drop) == 4
 
 
 @pytest.mark.parametrize("column", ["caption", "key", "image_key", "drop_reason"])

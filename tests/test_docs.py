@@ -470,7 +470,7 @@ def test_tables_and_manifests_are_as_documented(six_lines: tuple[Path, str]) -> 
     assert kept == written[:-1]
     assert all(f"`{name}`" in section(page, "### filtered") for name in kept)
     dropped = pq.read_schema(root / "dropped" / shard).names
-    assert {*dropped} == {"key", "row", "intHeight", "intWidth", "s3_path", "reason"}
+    assert {*dropped} == {"key", "row", "s3_path", "reason"}
     _assert_manifests_are_documented(page, root)
 
 

@@ -283,3 +283,18 @@ def test_workers_import_nothing_from_the_folder_that_prep_is_run_in(tmp_path: Pa
     command = [sys.executable, str(script)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (sorted(done.stdout), (tmp_path / "imported").exists()) == (sorted("[1, 2]\n"), False), done.stderr
+
+
+def test_a_temporary_folder_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / ("t" * 120)
+    folder.mkdir()
+    code = (
+        "from prep.engine import run_tasks\nfrom prep.errors import PrepError\n"
+        "try:\n    list(run_tasks(abs, [-1, -2], workers=2))\nexcept PrepError as error:\n    print(error)"
+    )
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == (
+        f"the folder for temporary files, {folder}, has too long a name for a socket\n"
+        "  Set TMPDIR to a shorter one, or `workers: 1` in prep.yaml.\n"
+    ), done.stderr

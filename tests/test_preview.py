@@ -279,6 +279,7 @@ def test_a_table_that_is_not_there_yet_or_has_no_rows(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not filtered yet"):
         list(preview_table(workspace, "pictures"))
     write_rows(workspace.filtered("pictures"), [{"s3_path": "/x.png", "caption": "c", "key": "k"}])
+    write_rows(workspace.normalized("pictures"), [{"row": 0, "caption": "c", "key": "k"}])
     with pytest.raises(DataError, match="no row of table pictures was dropped"):
         list(preview_table(workspace, "pictures", dropped=True))
     assert not (workspace.root / "preview").exists()

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plain_scorer import PlainLoading
-from prep import progress
+from prep import files, progress
 from prep.cli.spread import Spread, spread
 from prep.engine import WHOLE, Share, share, working
 from prep.errors import UsageError, WorkspaceError
+from prep.files import try_lock
 from prep.publishers import World
 from prep.scorers.scorer import SCORERS
 from prep.stages.download import download
@@ -199,9 +202,56 @@ def test_shards_of_other_rules_are_not_put_together(unpacked: Workspace) -> None
     stricter = unpacked.rules(TABLE).model_copy(update={"min_size": 600})
     said = by_ranks(lambda: filter_table(unpacked, TABLE, rules=stricter), [Share(1, 2), Share(0, 2)])
     assert [outcome.state for outcome in said] == ["partly", "done"]
+    assert said[0].note == "rank 1 of 2: its share is made; what 1 other made is of other rules or inputs"
     by_hand = filter_table(unpacked, TABLE, rules=stricter, force=True)
     assert said[1].manifest == by_hand.manifest
     assert by_hand.manifest is not None and by_hand.manifest.counts["min_size"] > 2
+
+
+def test_a_rank_of_the_filter_says_first_that_others_are_missing(unpacked: Workspace) -> None:
+    normalize(unpacked, TABLE)
+    rules = unpacked.rules(TABLE).model_copy(update={"aes_cutoff": 5.0})
+    [outcome] = by_ranks(lambda: filter_table(unpacked, TABLE, rules=rules), [Share(0, 3)])
+    assert outcome.note.startswith("rank 0 of 3: its share is made; 2 others have not; no aesthetic scores")
+
+
+def test_a_rank_that_ends_a_table_leaves_what_others_are_writing(unpacked: Workspace) -> None:
+    """Their command may end at the same time: each writes the manifest, and renames its own temporary file."""
+    folder = unpacked.normalized(TABLE)
+    by_ranks(lambda: normalize(unpacked, TABLE), [Share(1, 2)])
+    theirs = {"..share-1-of-2.json.rank-1.tmp", "._manifest.json.rank-1.tmp", ".shard-00001.parquet.rank-1.tmp"}
+    spill = folder / ".shard-00001.parquet.rank-1.spill"
+    spill.mkdir()
+    for name in (*theirs, ".shard-00001.parquet.tmp"):
+        (folder / name).touch()
+    assert [outcome.state for outcome in by_ranks(lambda: normalize(unpacked, TABLE), [Share(0, 2)])] == ["done"]
+    left = {path.name for path in folder.glob(".*") if not path.match(".share-*.json")}
+    assert left == {*theirs, spill.name}
+
+    (folder / "_manifest.json").unlink()
+    assert normalize(unpacked, TABLE).state == "done"
+    assert list(folder.glob(".*")) == []  # nobody is at work beside a command that is no rank
+
+
+def test_two_ranks_that_end_together_both_write_the_manifest(
+    unpacked: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalize(unpacked, TABLE)
+    alone = snapshot(unpacked.root)
+    shutil.rmtree(unpacked.normalized(TABLE))
+    sync, others = files.sync, [Share(0, 2)]  # before rank 1 renames its file, rank 0 writes its own
+    said: list[Outcome] = []
+
+    def slow(path: Path) -> None:
+        sync(path)
+        if path.name.startswith("._manifest.json") and others:
+            said.extend(by_ranks(lambda: normalize(unpacked, TABLE), [others.pop()]))
+
+    monkeypatch.setattr(files, "sync", slow)
+    said += by_ranks(lambda: normalize(unpacked, TABLE), [Share(0, 2), Share(1, 2)])
+    assert [outcome.state for outcome in said] == ["done", "partly", "done"]
+    normalize(unpacked, TABLE)
+    assert without_marks(unpacked.root) == alone
 
 
 def test_a_dry_run_plans_the_share_alone(unpacked: Workspace) -> None:
@@ -320,11 +370,28 @@ def test_ranks_work_beside_each_other_and_nobody_beside_them(workspace: Workspac
                 pass
     with other.exclusive(), pytest.raises(WorkspaceError, match="process"), workspace.shared(Share(0, 3)):
         pass
-    assert list(workspace.root.glob(".prep-rank-*-of-3")) != []  # of the one that was refused
+    with other.shared(Share(2, 3)):
+        pass
+    assert list(workspace.root.glob(".prep-rank-*-of-3")) != []  # of those that have ended
     with other.exclusive():
         assert list(workspace.root.glob(".prep-rank-*")) == []
     with other.shared(Share(0, 4)):
         pass
+
+
+def test_who_asks_for_ranks_at_work_is_not_taken_for_one(workspace: Workspace) -> None:
+    """Ranks that start together ask for those of another number at the same time, and those may start meanwhile."""
+    with workspace.shared(Share(0, 4)), workspace.shared(Share(1, 4)):
+        pass
+    with ExitStack() as asking:
+        for rank in range(2):
+            mark = asking.enter_context((workspace.root / f".prep-rank-{rank}-of-4").open())
+            assert try_lock(mark.fileno(), shared=True)
+        with workspace.shared(Share(0, 3)):
+            pass
+        threading.Timer(0.1, asking.pop_all().close).start()
+        with workspace.shared(Share(0, 4)):
+            pass
 
 
 def test_one_rank_at_a_time_has_its_turn_and_may_take_it_twice(workspace: Workspace) -> None:
@@ -349,12 +416,20 @@ def test_what_options_mean() -> None:
         ((None, 4, "local", None), "--rank and --world-size go together"),
         ((0, 4, "ray", None), "--rank is for processes that no engine runs"),
         ((4, 4, "local", None), "--rank 4: of 4 ranks the last is 3"),
+        ((None, None, "ray", ""), "--address is empty"),
     ):
         with pytest.raises(UsageError) as caught:
             spread(*arguments)
         assert caught.value.message == words
     with pytest.raises(UsageError, match="--delete-parts is for one process, and these are 4"):
         spread(0, 4, "local", None, alone={"--force": False, "--delete-parts": True})
+    assert spread(0, 1, "local", None, rules=["min_size"]) == Spread()
+    with pytest.raises(UsageError) as caught:
+        spread(0, 4, "local", None, rules=["min_size", "where"])
+    assert str(caught.value) == (
+        "--min-size is for one process, and these are 4\n"
+        "  Write `min_size: ...` into the recipe's entries, which all ranks read."
+    )
 
 
 def test_what_the_command_says_to_a_rank(world: World, tmp_path: Path) -> None:
@@ -367,3 +442,7 @@ def test_what_the_command_says_to_a_rank(world: World, tmp_path: Path) -> None:
     assert "if one was lost, run its command again, or `prep download` without --rank." in done.stderr
     refused = prep(root, "download", "--rank", "2", "--world-size", "2")
     assert refused.returncode == 1 and "of 2 ranks the last is 1" in refused.stderr
+    for rule in (["--where", "error('x')"], ["--reset"]):
+        refused = prep(root, "filter", *rule, "--rank", "0", "--world-size", "2")
+        assert refused.returncode == 1 and f"{rule[0]} is for one process, and these are 2" in refused.stderr
+    assert not (root / "rules.yaml").exists()

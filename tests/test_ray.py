@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -142,6 +143,7 @@ def on_cluster(world: World, nodes: Nodes, folder: Path, *table: str) -> Any:
         timeout=120,
     )
     assert said.returncode == 0, said.stderr
+    assert "\x1b[" not in said.stderr  # what Ray says of workers that died, into a file
     return json.loads(said.stdout)
 
 
@@ -174,6 +176,18 @@ def test_a_cluster_that_is_not_there(world: World, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "there is no Ray cluster at 127.0.0.1:9 that this machine could use" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_ray
+def test_what_listens_and_is_no_ray_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(engine_ray, "ANSWER_SECONDS", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UsageError) as caught, engine_ray.ray_cluster(address, tmp_path):
+            pass
+    assert caught.value.message == (
+        f"there is no Ray cluster at {address} that this machine could use: no head of one answered in 3 s"
+    )
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -57,6 +62,31 @@ def test_rows_are_completed_with_what_only_the_other_file_has(tmp_path: Path) ->
     whole.unlink()
     with pytest.raises(DataError, match=r"whole\.parquet is gone"):
         sql.completed(part, whole, "row")
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from prep import sql
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+target = Path(sys.argv[1])
+try:
+    with sql.connect(target) as connection, sql.data_errors("the samples"):
+        sql.copy_to_parquet(connection, "SELECT hash(range) AS x FROM range(1_000_000)", target, {})
+except OSError as error:
+    print(error)
+"""
+
+
+def test_no_room_is_no_damaged_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "shard.parquet")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"[Errno {errno.EFBIG}] File too large: 'the samples'\n"
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(OSError, match="the samples") as caught, sql.data_errors("the samples"):
+            raise duckdb.IOException(f"IO Error: Could not write file: {os.strerror(number)}")
+        assert caught.value.errno == number
 
 
 def test_literals_and_names_are_quoted() -> None:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from prep.errors import ConfigError
-from prep.schema import CAPTION, DROP_REASON, KINDS, RESERVED, URL, Kind
+from prep.schema import CAPTION, DROP_REASON, FILTER_REASONS, KINDS, NO_STATUSES, RESERVED, URL, Kind
 from prep.yaml_file import YamlFile, read_yaml
 
 # Folders of a workspace that hold what stages write.
@@ -52,11 +52,12 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower
 Md5 = Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{32}$", to_lower=True)]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-MAX_DISTANCE = (
-    12  # bits of 64 in which near duplicates may differ: pictures that have nothing in common differ in some 32
-)
+# Bits of 64 in which near duplicates may differ: pictures that have nothing in common differ in some 32.
+MAX_DISTANCE = 12
 GOOGLE_DRIVE = "https://drive.google.com"
 LEAST_MEMORY = 100_000_000  # bytes with which a query can do anything at all
+MOST_MEMORY = 10**15  # bytes; there is no such machine, and DuckDB counts in 64 bits
+MOST_ROWS = 10**15  # of a sample, for the same reason
 AestheticScorer = Literal["aesthetic-v1", "aesthetic-v2", "published"]
 
 
@@ -80,12 +81,32 @@ def _sample(text: str) -> str:
     share = Fraction(text.removesuffix("%"))
     if not share or ("%" in text and share > 100):
         raise ValueError(f"{text!r} must be above 0" + (" and at most 100%" if "%" in text else ""))
+    if "%" not in text and share > MOST_ROWS:
+        raise ValueError(f"{text!r} is more rows than any table has; 100% keeps all of them")
     return text
 
 
 Sample = Annotated[
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value), AfterValidator(_sample)
 ]
+
+
+def _expression(text: str) -> str:
+    """SQL that is one value and nothing else: pasted into a query it can neither end it nor begin another."""
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        return text
+    text.encode()  # what cannot be, DuckDB does not take for text
+    import duckdb  # takes a tenth of a second, and no column's name needs it
+
+    try:
+        for written in (text, f"({text}\n)"):  # as it stands, and as it is pasted
+            duckdb.SQLExpression(written)
+    except duckdb.Error as error:
+        raise ValueError(f"{text!r} is not one SQL expression: {str(error).splitlines()[0]}") from error
+    return text
+
+
+Expression = Annotated[str, AfterValidator(_expression)]
 
 
 # Left out of a source's dump where there is none: what was downloaded before there was such a key stays valid.
@@ -447,7 +468,7 @@ class Rules(Model):
 
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
-    where: str | None = Field(default=None, pattern=r"\S")
+    where: Expression | None = None
     sample: Sample | None = None
     seed: int | None = Field(default=None, ge=0)
     scorer: AestheticScorer | None = None
@@ -518,11 +539,11 @@ class Table(Model):
     kind: str
     records: Records
     images_from: Name | dict[str, Name] | None = None
-    image: str | dict[str, str] | None = None
+    image: Expression | dict[str, Expression] | None = None
     match: Literal["exact", "stem", "suffix"] = "exact"
-    select: dict[str, str]
-    extra: dict[str, str] = {}
-    drop: dict[str, str] = {}
+    select: dict[str, Expression]
+    extra: dict[str, Expression] = {}
+    drop: dict[str, Expression] = {}
     captions: Captions | None = None
     scores: dict[str, str] = {}
     filter: Rules = Rules()
@@ -538,9 +559,7 @@ class Table(Model):
                     f"select has {column!r}, which {self.kind} samples do not have"
                     f"{nearest(column, kind.column_names)}; columns for `where` alone go under `extra`"
                 )
-        for column in self.extra:
-            if column in RESERVED or kind.column(column):
-                raise ValueError(f"extra has {column!r}, which samples have anyway; give it another name")
+        self._check_names(kind)
         named = [column.name for column in kind.image_columns]
         for column in self.image if isinstance(self.image, dict) else ():
             if column not in named:
@@ -557,6 +576,18 @@ class Table(Model):
         if isinstance(self.image, str) and kind.image_path is None:
             raise ValueError(f"image has to say for each of {', '.join(named)} which images a record has")
         return self
+
+    def _check_names(self, kind: Kind) -> None:
+        """Raise ValueError for a column or reason that could not be told from another."""
+        taken = {name.lower() for name in (*RESERVED, *kind.column_names)}  # DuckDB takes `A` and `a` for one column
+        for column in self.extra:
+            if column.lower() in taken:
+                raise ValueError(f"extra has {column!r}, which samples have anyway; give it another name")
+        if len({column.lower() for column in self.extra}) < len(self.extra):
+            raise ValueError("extra has two columns that only capital letters tell apart; give one another name")
+        for reason in self.drop:
+            if reason in FILTER_REASONS or (reason.startswith("image_") and reason not in NO_STATUSES):
+                raise ValueError(f"drop has {reason!r}, which `prep filter` says itself; give it another name")
 
     def image_datasets(self, own: str) -> dict[str, str]:
         """How references to its images begin -> the dataset that has them; `own` is the table's."""
@@ -639,7 +670,7 @@ class Entry(Model):
     arguments: dict[str, Any] = {}
     aes_cutoff: float | None = Field(default=None, allow_inf_nan=False)
     min_size: int | None = Field(default=None, ge=0)
-    where: str | None = None
+    where: Expression | None = None
     sample: Sample | None = None
     seed: int | None = Field(default=None, ge=0)
     scorer: AestheticScorer | None = None
@@ -756,10 +787,12 @@ def memory_bytes(amount: str) -> int:
     if found is None or (found[3] and not found[2]):
         raise ValueError(f"{amount!r} is no amount of memory; write 8GB, or 512MB")
     unit = (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ")
-    value = int(float(found[1]) * unit)
+    value = float(found[1]) * unit
+    if value > MOST_MEMORY:
+        raise ValueError(f"{amount!r} is more than any machine has; left out, it is half of what is free")
     if value < LEAST_MEMORY:
         raise ValueError(f"{amount!r} is less than a query needs; at least 100MB, and 1GB is better")
-    return value
+    return int(value)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from typing import Protocol, TypeVar
 
-from prep.errors import PrepError
+from prep.errors import PrepError, WorkspaceError
 from prep.files import write_as
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ R = TypeVar("R")
 
 MAX_FAILURES = 10  # after so many failed tasks no further one is started
 MAX_ATTEMPTS = 3  # of a task whose worker process dies
+RANKS_FILES = ".*.rank-*.*"  # temporary ones of ranks, which may be at work
 
 # Modules that workers find imported when they start, which saves each of them a second. Only names: nothing here
 # depends on them.
@@ -261,6 +263,11 @@ def _start_forkserver() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        place = f"the folder for temporary files, {tempfile.gettempdir()}, has too long a name for a socket"
+        raise WorkspaceError(place, "Set TMPDIR to a shorter one, or `workers: 1` in prep.yaml.") from error
     finally:
         if safe_path is None:
             del os.environ["PYTHONSAFEPATH"]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import warnings
@@ -33,7 +35,9 @@ MIN_VERSION = (2, 50)
 TASK_BYTES = 2_000_000_000  # of memory that a task is scheduled with, unless machines have less for each core
 POLL_SECONDS = 5.0  # after which the cluster is looked at again: it may have grown
 CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0  # for a head to say what its cluster is; a second where all is well
 PROBE_SECONDS = 60.0  # for all machines to say what they see
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _ERRORS = {kind.__name__: kind for kind in (PrepError, UsageError, ConfigError, WorkspaceError, SourceError, DataError)}
 
 
@@ -66,19 +70,32 @@ def ray_cluster(address: str | None, root: Path) -> Iterator[None]:
             with working(on=RayCluster(ray)):
                 yield
         finally:
-            with redirect_stdout(sys.stderr):  # what it has not told yet
+            with redirect_stdout(cast(Any, _OneThread(None))):  # what it has not told yet
                 ray.shutdown()
 
 
 class _OneThread:
-    """stdout for this thread alone: what Ray's own say of lost machines is talk, and goes to stderr."""
+    """stdout for this thread alone: what Ray's own say of lost machines is talk, and goes to stderr.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: stdout; with None this thread's goes to stderr too.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream, self._thread = stream, threading.current_thread()
 
+    @property
+    def _own(self) -> TextIO | None:
+        return self._stream if threading.current_thread() is self._thread else None
+
+    def write(self, text: str) -> int:
+        """Write it, and to stderr without Ray's colours unless that is a terminal."""
+        if self._own is not None:
+            return self._own.write(text)
+        return sys.stderr.write(text if sys.stderr.isatty() else _COLOURS.sub("", text))
+
     def __getattr__(self, name: str) -> Any:
-        is_ours = threading.current_thread() is self._thread
-        return getattr(self._stream if is_ours else sys.stderr, name)
+        return getattr(self._own or sys.stderr, name)
 
 
 class RayCluster:
@@ -177,6 +194,7 @@ def _import_ray() -> Any:
 def _connect(ray: Any, address: str | None) -> None:
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     _check_answers(address)
+    _check_is_ray(address)
     before, on_sigterm = Path.cwd(), signal.getsignal(signal.SIGTERM)
     os.chdir("/")  # or workers would import modules that lie in the folder where prep is run
     try:
@@ -206,6 +224,19 @@ def _check_answers(address: str) -> None:
         raise UsageError(f"--address {address}: must be HOST:PORT", "For example --address head:6379.") from error
     except OSError as error:
         raise _no_cluster(address, error.strerror or str(error)) from error
+
+
+def _check_is_ray(address: str) -> None:
+    """Make sure that a head answers: Ray itself would wait minutes for one that does not, and heed no Ctrl-C.
+
+    In a process that can be ended. What is wrong with an answer is better told when this process asks.
+    """
+    ask = [sys.executable, "-P", "-m", "ray.scripts.scripts", "status", "--address", address]
+    silent = subprocess.DEVNULL
+    try:
+        subprocess.run(ask, cwd="/", stdin=silent, stdout=silent, stderr=silent, timeout=ANSWER_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _no_cluster(address, f"no head of one answered in {ANSWER_SECONDS:.0f} s") from error
 
 
 def _no_cluster(address: str, reason: str) -> UsageError:

@@ -26,15 +26,23 @@ def write_as(writer: str) -> None:
     _writer = f"{writer}." if writer else ""
 
 
+def temporary_path(target: Path, end: str = "tmp") -> Path:
+    """A path beside `target` for this process alone, whose name ends with `end`.
+
+    It starts with a dot (loaders of a folder pass over it), and is the same in the next run: what a killed one leaves
+    behind is written over.
+    """
+    return target.with_name(f".{target.name}.{_writer}{end}")
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; on success make it durable and rename it to `target`.
 
-    The temporary name starts with a dot (loaders of a folder pass over it) and is always the same, so what a killed
-    run leaves behind is overwritten by the next one. On an error the temporary file is removed.
+    On an error the temporary file is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{_writer}tmp")
+    temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

@@ -43,6 +43,8 @@ class Shard:
         position: of a part, its place in the publisher's sorted list, whatever slice of it is here.
         freed_shares: of an archive that was unpacked and whose bytes were then deleted, into how many shards; None
             while they are there.
+        passed: of a filtered shard, a name for the rows that `where` let pass; empty without one. It may read a file,
+            so that the question alone does not tell them.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Shard:
     beside_bytes: int = 0
     position: int | None = None
     freed_shares: int | None = None
+    passed: str = ""
 
     def is_in(self, folder: Path) -> bool:
         """Whether its file is in place and has its size, or is not needed any more."""
@@ -274,7 +277,7 @@ def _shard(data: Any) -> Shard:
     optional = (shard.rows, shard.position, shard.freed_shares)
     numbers = (shard.size_bytes, shard.beside_bytes, *(number for number in optional if number is not None))
     if not (
-        all(isinstance(text, str) for text in (shard.name, shard.task, shard.sha256))
+        all(isinstance(text, str) for text in (shard.name, shard.task, shard.sha256, shard.passed))
         and all(type(number) is int for number in (*numbers, *dict(shard.counts).values()))
     ):
         raise TypeError(shard)

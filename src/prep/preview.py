@@ -161,8 +161,10 @@ def table_shards(workspace: Workspace, table: str, dropped: bool = False) -> lis
     Raises:
         DataError: the table is not filtered yet.
     """
-    if read_finished(workspace.filtered(table)) is None:
-        raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
+    filtered = workspace.read_filtered(table) if dropped else read_finished(workspace.filtered(table))
+    if filtered is None:
+        late = f"table {table} is not filtered yet, or not since it was normalized"
+        raise DataError(late, "`prep run` does all that is missing.")
     folders = [workspace.dropped(table)] if dropped else [workspace.filtered(table), workspace.text_only(table)]
     paths = [path for folder in folders for path in sorted(folder.glob("shard-*.parquet"))]
     return [(path, pq.read_metadata(path).num_rows) for path in paths]

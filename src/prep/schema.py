@@ -36,7 +36,17 @@ IMAGE_FACTS = {
     "image_displayed_width": "displayed_width",
     "image_displayed_height": "displayed_height",
 }
-RESERVED = (KEY, ROW, IMAGE_KEY, URL, DROP_REASON, REASON, IMAGE_STATUS)
+# What `filter` says of a row, or counts beside its reasons, so that no dataset can say it of its own; and with `image_`
+# before it every status of an image, so of those words only what `normalize` and the catalogue say otherwise.
+FILTER_REASONS = frozenset(
+    {
+        *("aes_cutoff", "no_recaption", "no_size", "min_size", "where", "no_score", "sample", "text_only"),
+        *("duplicate_url", "duplicate_caption", "duplicate_image", "near_duplicate"),
+    }
+)
+NO_STATUSES = frozenset({"image_outside", "image_tokens", "image_in_answer"})
+_MEANWHILE = ("_declared", "_reason", "_normal")  # columns that `normalize` has while it works
+RESERVED = (KEY, ROW, IMAGE_KEY, URL, DROP_REASON, REASON, IMAGE_STATUS, *_MEANWHILE)
 
 # DuckDB types of columns.
 TEXT = "VARCHAR"

@@ -15,7 +15,7 @@ import duckdb
 
 from prep.engine import default_workers
 from prep.errors import DataError
-from prep.files import atomic_path
+from prep.files import atomic_path, temporary_path
 
 MAX_CSV_LINE = 50_000_000  # bytes
 ROW_GROUP = "4MB"  # of parquet, or 122,880 rows: what is in memory at once, several times over
@@ -67,7 +67,7 @@ def connect(output: Path | None = None, memory: int | None = None) -> Iterator[d
         output: the shard being made; what does not fit into memory is spilled to a hidden folder beside it.
         memory: bytes that it may have; by default a worker's share of half of what is free.
     """
-    spill = None if output is None else output.with_name(f".{output.name}.spill")
+    spill = None if output is None else temporary_path(output, "spill")
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
         "memory_limit": f"{memory or max(MIN_MEMORY, free_memory() // 2 // default_workers())}B",
@@ -86,6 +86,23 @@ def connect(output: Path | None = None, memory: int | None = None) -> Iterator[d
         connection.close()
         if spill is not None:
             shutil.rmtree(spill, ignore_errors=True)
+
+
+def confine(connection: duckdb.DuckDBPyConnection, paths: Iterable[Path] | None = None) -> None:
+    """From here on the connection changes no setting: `enable_logging()` in a subquery would write files.
+
+    Called before SQL of a recipe or of a dataset is run, which may come from strangers.
+
+    Args:
+        paths: files, and folders, beside which none is read or written either; by default any may be read.
+    """
+    if paths is not None:
+        names = {str(name) for path in paths for name in (path.absolute(), path.resolve())}  # a part may be a link
+        names |= {_glob(path) for path in names}
+        files, folders = (", ".join(text(name + end) for name in sorted(names)) for end in ("", "/"))
+        connection.execute(f"SET allowed_paths = [{files}]; SET allowed_directories = [{folders}]")
+        connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
 
 
 def text(value: str) -> str:
@@ -174,19 +191,33 @@ def json_file(path: Path, types: Mapping[str, str], *, is_list: bool, max_object
 
 def _files(paths: Iterable[Path]) -> str:
     """Paths as an SQL list: DuckDB takes each for a glob, and (unless told not to) a folder `x=1` for a column."""
-    globs = (re.sub(r"([*?[])", r"[\1]", str(path)) for path in paths)
-    return f"[{', '.join(text(glob) for glob in globs)}]"
+    return f"[{', '.join(text(_glob(str(path))) for path in paths)}]"
+
+
+def _glob(path: str) -> str:
+    """The pattern that this path alone matches."""
+    return re.sub(r"([*?[])", r"[\1]", path)
+
+
+def _full(error: duckdb.Error) -> int | None:
+    """The number of the system's error where there is no room: DuckDB passes on its text alone."""
+    return next((n for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if os.strerror(n) in str(error)), None)
+
+
+def is_of_machine(error: duckdb.Error) -> bool:
+    """Whether there was no memory or no room, which says nothing of the query or the data."""
+    return isinstance(error, duckdb.OutOfMemoryException) or _full(error) is not None
 
 
 @contextmanager
 def data_errors(about: str, next_step: str = "") -> Iterator[None]:
-    """Turn DuckDB's errors into a DataError about `about`; a full disk stays an OSError."""
+    """Turn DuckDB's errors into a DataError about `about`; a full disk, quota or file stays an OSError."""
     try:
         yield
     except duckdb.Error as error:
         message = str(error).split("\nPossible fixes")[0].strip()
-        if "No space left" in message:
-            raise OSError(errno.ENOSPC, "No space left on device", about) from error
+        if (full := _full(error)) is not None:
+            raise OSError(full, os.strerror(full), about) from error
         if isinstance(error, duckdb.OutOfMemoryException):
             next_step = (
                 "Close other programs, set fewer `workers` in prep.yaml, or give more: `prep filter --memory 8GB`."

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -44,17 +45,20 @@ from prep.config import (
 from prep.engine import Share, default_workers, share
 from prep.errors import ConfigError, UsageError, WorkspaceError
 from prep.files import open_own, try_lock, write_text
+from prep.lock_file import LOCK_VERSION, read_lock
+from prep.manifest import Manifest, fingerprint, read_finished, read_manifest
 from prep.yaml_file import parse_yaml
 
 CONFIG_NAME = "prep.yaml"
 RULES_NAME = "rules.yaml"
 LOCK_NAME = "prep.lock"
+OWN_FILES = ".prep-"  # how names of files begin by which a workspace knows who is at work, or what was done
 _BUSY = ".prep-busy"
 _RANK = ".prep-rank-"
-LOCK_VERSION = 1  # of the file's form; files from before it was written have none, and only `datasets`
+MARK_TRIES, MARK_PAUSE_SECONDS = 10, 0.05
 
 # What prep.lock says of a download that does not say what was asked for: the rest of a dataset's keys pin it.
-_UNPINNED = frozenset(("asked", "from", "missing", "parts", "size_bytes"))
+_UNPINNED = frozenset(("asked", "from", "source", "missing", "parts", "size_bytes"))
 
 _CONFIG_TEXT = """\
 # One workspace of prep. Every key but `recipe` may be left out; docs/data-format.md describes them all.
@@ -126,6 +130,11 @@ class RulesFile(Model):
                 kept |= {name: encode.over(kept.get(name, Encode())) for name in datasets}
             images = ImageRules(all=before.all, datasets=kept)
         return self.model_copy(update={"images": images})
+
+
+def name_of_samples(normalized: Manifest) -> str:
+    """Fingerprint of a table's samples."""
+    return fingerprint([shard.sha256 for shard in normalized.shards])
 
 
 class Workspace:
@@ -496,9 +505,25 @@ class Workspace:
         """Folder of what `prep dedup` has sorted so far; gone when it is through."""
         return self.root / "dedup" / ".work"
 
+    @property
+    def dedup_files(self) -> Path:
+        """Hashes of the files that `prep dedup --against` named, so that they are read once."""
+        return self.root / "dedup" / ".files.json"
+
     def filtered(self, table: str) -> Path:
         """Folder of a table's kept samples."""
         return self.root / "filtered" / f"{table}.parquet"
+
+    def read_filtered(self, table: str) -> Manifest | None:
+        """What `filter` made of the samples that are there; None too where they were normalized anew since.
+
+        Dropped rows are read together with their samples: beside others they would show those.
+        """
+        filtered, samples = read_finished(self.filtered(table)), read_manifest(self.normalized(table))
+        if filtered is None or samples is None:
+            return None
+        name = name_of_samples(samples)
+        return filtered if filtered.facts.get("samples", name) == name else None
 
     def text_only(self, table: str) -> Path:
         """Folder of a table's kept samples without an image, of a kind that may have some."""
@@ -569,7 +594,8 @@ class Workspace:
             tables = data.get("tables", {})
             for table in [name for name, facts in tables.items() if facts["dataset"] == dataset]:
                 del tables[table]
-        data["datasets"][dataset] = resolved
+        is_asked_again = "source" in before and before.get("asked") == resolved.get("asked")
+        data["datasets"][dataset] = {**resolved, "source": before["source"]} if is_asked_again else resolved
         self.write_lock(data)
 
     def lock_data(self) -> dict[str, Any]:
@@ -612,18 +638,29 @@ class Workspace:
         Raises:
             WorkspaceError: a `prep` that is no rank is writing here, the same rank, or one of another number of them.
         """
-        with open_own(self.root / _BUSY, "a+") as file, open_own(self._rank_path(own), "a+") as mark:
+        with open_own(self.root / _BUSY, "a+") as file:
             if not try_lock(file.fileno(), shared=True):
                 file.seek(0)
                 raise self._busy(file.read().strip() or "unknown process")
-            if not try_lock(mark.fileno()):
+            with self._marked(own):
+                for rank in self._ranks_at_work(own.world_size):
+                    raise self._busy(str(rank))
+                yield
+
+    @contextmanager
+    def _marked(self, own: Share) -> Iterator[None]:
+        """Hold a rank's mark, by which others see that it is at work."""
+        with open_own(self._rank_path(own), "a+") as mark:
+            for _ in range(MARK_TRIES):  # who asks whether a rank is at work has its mark for a moment
+                if try_lock(mark.fileno()):
+                    break
+                time.sleep(MARK_PAUSE_SECONDS)
+            else:
                 mark.seek(0)
                 raise self._busy(f"{own}, {mark.read().strip() or 'unknown process'}")
             mark.truncate(0)
             mark.write(f"process {os.getpid()} on {socket.gethostname()}")
             mark.flush()
-            for rank in self._ranks_at_work(own.world_size):
-                raise self._busy(str(rank))
             yield
 
     @contextmanager
@@ -648,7 +685,7 @@ class Workspace:
         for path in self.root.glob(f"{_RANK}*-of-*"):
             rank = Share(*map(int, path.name.removeprefix(_RANK).split("-of-")))
             with suppress(FileNotFoundError), path.open() as file:
-                if rank.world_size != but_of and not try_lock(file.fileno()):
+                if rank.world_size != but_of and not try_lock(file.fileno(), shared=True):  # several may ask at once
                     yield rank
 
     def _busy(self, who: str) -> WorkspaceError:
@@ -679,33 +716,6 @@ class Workspace:
 def shard_name(index: int, share: int | None = None) -> str:
     """File name of shard `index`, or of one of several that are made of the same part."""
     return f"shard-{index:05d}.parquet" if share is None else f"shard-{index:05d}-{share:03d}.parquet"
-
-
-def read_lock(path: Path) -> dict[str, Any]:
-    """What a lock file says; one of before there were versions has `datasets` alone.
-
-    Raises:
-        WorkspaceError: it is none, or of a newer `prep`.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.get("version", LOCK_VERSION)
-        for section in ("datasets", "contents", "tables"):
-            if not all(isinstance(facts, dict) for facts in data.get(section, {}).values()):
-                raise TypeError(section)
-        if "datasets" not in data or type(version) is not int:
-            raise TypeError(path)
-        if any(not isinstance(facts["dataset"], str) for facts in data.get("tables", {}).values()):
-            raise TypeError(path)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WorkspaceError(
-            f"{path}: not a lock file", "Restore it, or delete it to resolve revisions anew."
-        ) from error
-    if version > LOCK_VERSION:
-        raise WorkspaceError(
-            f"{path}: a lock file of version {version}, and this prep knows {LOCK_VERSION}", "Use a newer prep."
-        )
-    return {"version": LOCK_VERSION, **data}
 
 
 def _unlike_lock(dataset: str, key: str, locked: Mapping[str, Any], resolved: Mapping[str, Any]) -> WorkspaceError:

@@ -99,6 +99,7 @@ def test_conversations_have_the_characters_of_their_turns(tmp_path: Path) -> Non
     assert filled(length) == {"1 to 20": (2, 0)} and (length.low, length.high, length.dropped_unknown) == (17, 17, 1)
     native = pa.table({"image": [["a.png"]], "conversations": [turns]})
     write_shards(workspace.filtered("seen"), "filter", [native], facts)
+    write_shards(workspace.normalized("seen"), "normalize", [samples], {})
     [length] = table_histograms(workspace, "seen")
     assert filled(length) == {"1 to 20": (1, 0)} and length.low == 17
 

@@ -143,6 +143,11 @@ def test_stats_in_a_terminal(made: Path) -> None:
         "200 to 300  ██████████████████████████████░░    29        2",
         "",
     ]
+    for columns in ("45", "30"):
+        told = prep(made, "stats", "grand-f-flickr", COLUMNS=columns).stdout.splitlines()
+        assert [line.split()[-2:] for line in told[-4:-1]] == [["kept", "dropped"], ["5", "0"], ["29", "2"]]
+        assert [line.split("█")[0].strip() for line in told[-3:-1]] == ["150 to 200", "200 to 300"]
+        assert max(map(len, told)) <= int(columns)
     both = prep_json(made, "stats")
     assert [table["table"] for table in both["tables"]] == ["coyo-700m", "grand-f-flickr"]
     assert both["tables"] == reported(made, "--no-pictures")["details"]
@@ -158,5 +163,10 @@ def test_what_cannot_be_shown_is_told(tmp_path: Path, made: Path) -> None:
     for words, message in ((["stats"], "no table is filtered yet"), (["stats", "coyo-700m"], "is not filtered yet")):
         done = prep(tmp_path, *words)
         assert done.returncode == 1 and message in done.stderr
-    done = prep(made, "report", "-o", made / "recipe.yaml")
-    assert done.returncode == 1 and "belongs to the workspace itself" in done.stderr
+    for name in ("recipe.yaml", "prep.lock", ".prep-busy", ".prep-heal/x.html", "elsewhere/_manifest.json"):
+        done = prep(made, "report", "-o", made / name)
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"Error: {made / name} belongs to the workspace itself, and is no place for a report\n"
+            "  Name another file with -o.\n",
+        )

@@ -106,6 +106,16 @@ def test_the_mixture_says_what_training_would_draw(tmp_path: Path) -> None:
     assert "z 0.0% d not filtered yet" in text and "100 steps of 8 samples" in text
 
 
+def test_numbers_of_any_size_are_told_in_few_characters(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "w", {"a": "text-to-image"})
+    scores = (-1e300, 123_456_789.0, 1e16)
+    write_filtered(workspace, "a", [sample(n, fltLaionAesthScore=score) for n, score in enumerate(scores)], [])
+    text = Page(render(build_report(workspace, steps=10**20, batch=10**20, pictures=False))).text
+    assert "-1e+300 to 1e+16" in text and "each seen 3.33e+39x" in text
+    text = Page(render(build_report(workspace, steps=10**9, batch=30, pictures=False))).text
+    assert "each seen 10,000,000,000x" in text
+
+
 def test_convllava_sees_every_row_equally_often(tmp_path: Path) -> None:
     workspace = make(
         tmp_path / "w", {"a": "text-to-image", "b": "text-to-image"}, trainer="convllava", weights={"default": 9}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import random
 import re
@@ -10,9 +9,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -22,7 +20,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from image_server import ImageServer, reply
 from prep import progress
@@ -33,22 +31,16 @@ from prep.line import run_line, stale_tables, status
 from prep.manifest import read_finished
 from prep.stages import dedup as stage
 from prep.stages import dedup_keys, dedup_near
-from prep.stages.dedup import check_asked, dedup
+from prep.stages.dedup import dedup
 from prep.stages.dedup_groups import KEYS, PROTECTED, THERE, taken_out
 from prep.stages.dedup_near import choose_masks, close_pairs
-from prep.stages.download import download
 from prep.stages.filter import filter_table
-from prep.stages.images import images
-from prep.stages.normalize import normalize
-from prep.stages.shards import Outcome
-from prep.workspace import Workspace
+from twins import addresses, ask, dropped, encoded, facts, find, kept, pictures, row, scene
 from worlds import environment, prep, prep_json, snapshot
 
 progress.use(progress.no_bar)
 
 ROOT = Path(__file__).resolve().parents[2]
-Row = Mapping[str, Any]
-SELECT = {"caption": "caption", "fltLaionAesthScore": "score", "intHeight": "side", "intWidth": "side"}
 
 
 @pytest.fixture(autouse=True)
@@ -56,85 +48,6 @@ def quiet() -> Iterator[None]:
     progress.use(progress.no_bar)
     yield
     progress.use(progress.tqdm_bar)
-
-
-def row(url: str, caption: str, score: float | None = 6.0, side: int = 512, **more: Any) -> Row:
-    return {"url": url, "caption": caption, "score": score, "side": side, **more}
-
-
-def addresses(
-    root: Path,
-    tables: Mapping[str, Sequence[Sequence[Row]]],
-    *,
-    scores: Mapping[str, str] = {},
-    select: Mapping[str, str] = SELECT,
-    extra: Mapping[str, str] = {},
-    **config: Any,
-) -> Workspace:
-    """A workspace of lists of addresses: name -> its parts, each a list of rows; all filtered, none fetched."""
-    cutoff = {"aes_cutoff": 5} if "fltLaionAesthScore" in select else {}
-    (root / "datasets").mkdir(parents=True)
-    for name, parts in tables.items():
-        (root / "parts" / name).mkdir(parents=True)
-        for number, part in enumerate(parts):
-            pq.write_table(pa.Table.from_pylist([dict(one) for one in part]), root / f"parts/{name}/{number}.parquet")
-        definition = {
-            "kind": "text-to-image",
-            "records": {"format": "parquet", "parts": "*.parquet"},
-            "select": dict(select),
-            "extra": dict(extra),
-            "scores": {"fltLaionAesthScore": scores.get(name, "aesthetic-v2")} if cutoff else {},
-        }
-        dataset = {
-            "name": name,
-            "source": {"kind": "local", "path": f"parts/{name}", "copy": True},
-            "images": {"kind": "url"},
-            "tables": {name: definition},
-        }
-        (root / f"datasets/{name}.yaml").write_text(yaml.safe_dump(dataset))
-    entries = [{"table": name, **cutoff} for name in tables]
-    (root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "entries": entries}))
-    (root / "prep.yaml").write_text(yaml.safe_dump({"workers": 1, "allow_private_hosts": True, **config}))
-    workspace = Workspace(root)
-    for name in tables:
-        download(workspace, workspace.catalogue.dataset(name))
-        normalize(workspace, name)
-        filter_table(workspace, name)
-    return workspace
-
-
-def ask(workspace: Workspace, **asked: Any) -> Workspace:
-    workspace.remember_rules(workspace.given_rules().with_dedup(Dedup(**asked), reset=True))
-    check_asked(workspace, workspace.given_rules().dedup or Dedup())
-    return workspace
-
-
-def find(workspace: Workspace, **asked: Any) -> list[Outcome]:
-    """What is found, and then filtered by."""
-    found = list(dedup(ask(workspace, **asked)))
-    for name in workspace.table_names:
-        filter_table(workspace, name)
-    return found
-
-
-def facts(workspace: Workspace, table: str) -> list[tuple[Any, ...]]:
-    """(key of a row, reason, table and key of the one that stays) of every duplicate."""
-    found = []
-    for shard in sorted(workspace.dedup(table).glob("*.parquet")):
-        samples = {
-            one["row"]: one["key"] for one in pq.read_table(workspace.normalized(table) / shard.name).to_pylist()
-        }
-        for one in pq.read_table(shard).to_pylist():
-            found.append((samples[one["row"]], one["reason"], one["duplicate_of_table"], one["duplicate_of"]))
-    return found
-
-
-def kept(workspace: Workspace, table: str) -> list[str]:
-    return sorted(one["key"] for one in pq.read_table(workspace.filtered(table)).to_pylist())
-
-
-def dropped(workspace: Workspace, table: str) -> dict[str, str]:
-    return {one["key"]: one["reason"] for one in pq.read_table(workspace.dropped(table)).to_pylist()}
 
 
 # -- what is a duplicate, and which stays ------------------------------------------------------------------------------
@@ -191,6 +104,13 @@ def test_without_scores_and_sizes_the_first_stays(tmp_path: Path) -> None:
     workspace = addresses(tmp_path, {"t": parts}, select={"caption": "caption", "hpsv2": "score"})
     find(workspace, by=["url"])
     assert kept(workspace, "t") == ["0.parquet#0"]
+
+
+def test_captions_differ_behind_a_nul_too(tmp_path: Path) -> None:
+    captions = ["\u00e9\0one", "\u00e9\0two", "\u00e9", "e\u0301\0 one ", "e\u0301\0one", "a\0b", "a b"]
+    workspace = addresses(tmp_path, {"t": [[row(f"u/{at}", caption) for at, caption in enumerate(captions)]]})
+    find(workspace, by=["caption"])
+    assert facts(workspace, "t") == [("0.parquet#4", "duplicate_caption", "t", "0.parquet#0")]
 
 
 def test_only_rows_that_pass_everything_else_count(tmp_path: Path) -> None:
@@ -312,59 +232,6 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """A picture of soft light and some shapes, other for every seed."""
-    numbers = random.Random(seed)
-    corners = np.array([[numbers.randrange(256) for _ in range(12)] for _ in range(3)], dtype=np.uint8)
-    planes = [Image.fromarray(plane.reshape(3, 4)).resize(size, Image.Resampling.BICUBIC) for plane in corners]
-    image = Image.merge("RGB", planes)
-    draw = ImageDraw.Draw(image)
-    for _ in range(8):
-        x, y = numbers.randrange(size[0]), numbers.randrange(size[1])
-        colour = tuple(numbers.randrange(256) for _ in range(3))
-        draw.ellipse((x, y, x + numbers.randrange(20, 120), y + numbers.randrange(20, 120)), fill=colour)
-    return image
-
-
-def encoded(image: Image.Image, format_: str = "JPEG", **options: Any) -> bytes:
-    data = io.BytesIO()
-    image.save(data, format_, **options)
-    return data.getvalue()
-
-
-def pictures(root: Path, files: Mapping[str, bytes]) -> Workspace:
-    """A workspace of a table of pictures in a folder, one row each, filtered."""
-    (root / "datasets").mkdir(parents=True)
-    for folder in ("pictures", "parts"):
-        (root.parent / folder).mkdir()
-    for name, data in files.items():
-        (root.parent / "pictures" / name).write_bytes(data)
-    table = pa.table({"name": list(files), "caption": [f"caption of {name}" for name in files]})
-    pq.write_table(table, root.parent / "parts/rows.parquet")
-    dataset = {
-        "name": "pics",
-        "source": {"kind": "local", "path": str(root.parent / "parts")},
-        "images": {"kind": "folder", "path": str(root.parent / "pictures")},
-        "tables": {
-            "pics": {
-                "kind": "text-to-image",
-                "records": {"format": "parquet", "parts": "*.parquet"},
-                "image": "name",
-                "select": {"caption": "caption"},
-            }
-        },
-    }
-    (root / "datasets/pics.yaml").write_text(yaml.safe_dump(dataset))
-    (root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "entries": [{"table": "pics"}]}))
-    (root / "prep.yaml").write_text("workers: 1\n")
-    workspace = Workspace(root)
-    download(workspace, workspace.catalogue.dataset("pics"))
-    images(workspace, workspace.catalogue.dataset("pics"))
-    normalize(workspace, "pics")
-    filter_table(workspace, "pics")
-    return workspace
-
-
 def test_by_bytes_and_by_look(tmp_path: Path) -> None:
     first, second = scene(1), scene(2)
     files = {
@@ -388,9 +255,22 @@ def test_by_bytes_and_by_look(tmp_path: Path) -> None:
         ("dedup", "done", {"duplicate_image": 1, "near_duplicate": 2}),
     ]
     hashes = pq.read_table(workspace.phash("pics")).to_pylist()
-    assert hashes[0] == {"path": str(tmp_path / "pictures/a.jpg"), "phash": f"{phash(files['a.jpg']):016x}"}
-    assert hashes[5] == {"path": str(tmp_path / "pictures/f.png"), "phash": None}
+    paths = [str(tmp_path / "pictures" / name) for name in ("a.jpg", "f.png")]
+    assert hashes[0] == {"path": paths[0], "phash": f"{phash(files['a.jpg']):016x}", "status": "hashed"}
+    assert hashes[5] == {"path": paths[1], "phash": None, "status": "unhashed"}
     assert [outcome.state for outcome in dedup(workspace)] == ["up to date", "up to date"]
+
+
+def test_images_of_a_folder_below_the_image_store(tmp_path: Path) -> None:
+    """Their index has whole paths, those of the store paths from the dataset's folder on."""
+    same = encoded(scene(1))
+    files = {"a.jpg": same, "b.jpg": same, "c.png": encoded(scene(1), "PNG")}
+    workspace = pictures(tmp_path / "w", files, "images/mine")
+    find(workspace, by=["sha256", "phash"])
+    assert facts(workspace, "pics") == [
+        ("rows.parquet#1", "duplicate_image", "pics", "rows.parquet#0"),
+        ("rows.parquet#2", "near_duplicate", "pics", "rows.parquet#0"),
+    ]
 
 
 def test_published_hashes_need_no_images(tmp_path: Path) -> None:

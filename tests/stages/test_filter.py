@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_sets import TABLE, make, make_addresses, picture, run
@@ -20,20 +21,28 @@ from test_score import table_of
 from plain_scorer import PlainLoading
 from prep import sql
 from prep.cli.memory_option import memory_option
-from prep.config import Recipe, Rules
+from prep.config import Dedup, Recipe, Rules
 from prep.engine import Cluster, working
-from prep.errors import ConfigError, DataError, UsageError
-from prep.manifest import Manifest
+from prep.errors import ConfigError, DataError, UsageError, WorkspaceError
+from prep.images.chunks import NOT_FETCHED
+from prep.images.matching import AMBIGUOUS
+from prep.images.statuses import OF_ADDRESSES, OF_ANY, OF_FILES
+from prep.line import status
+from prep.lock.contents import judged_shards
+from prep.manifest import Manifest, read_finished
+from prep.preview import table_shards
 from prep.publishers import World
+from prep.report.histograms import table_histograms
+from prep.schema import FILTER_REASONS, NO_STATUSES
 from prep.scorers.scorer import SCORERS
 from prep.stages import sampling
 from prep.stages.download import download
-from prep.stages.filter import filter_table
+from prep.stages.filter import TEXT_ONLY, filter_table
 from prep.stages.normalize import normalize
 from prep.stages.sampling import ALL, HASH, bound_of_number, bound_of_share, hash_of, rows_wanted
 from prep.stages.score import score_table
 from prep.stages.shards import Outcome, share_memory
-from prep.stages.waterfall import Step, waterfall
+from prep.stages.waterfall import _RULES, Step, waterfall
 from prep.workspace import Workspace
 from worlds import prep, prep_json, snapshot
 
@@ -128,7 +137,9 @@ def test_a_larger_share_holds_a_smaller_one(one: str, other: str) -> None:
     assert abs(Fraction(bound_of_share(one), ALL) - Fraction(one[:-1]) / 100) < Fraction(1, ALL)
 
 
-@pytest.mark.parametrize("sample", ["0", "0%", "0.0%", "100.1%", "-1", "1 %", "10 rows", "1e3", "", "%", ".5%"])
+@pytest.mark.parametrize(
+    "sample", ["0", "0%", "0.0%", "100.1%", "-1", "1 %", "10 rows", "1e3", "", "%", ".5%", "9" * 19]
+)
 def test_what_is_no_share_is_refused(sample: str) -> None:
     with pytest.raises(ValueError, match="sample"):
         Rules(sample=sample)
@@ -291,6 +302,169 @@ def test_a_tables_own_column_goes_before_a_fact_of_its_name(tmp_path: Path) -> N
     assert kept(workspace, where="image_size_bytes IS NULL AND image_format = 'flat'") == ["rows.parquet#1"]
 
 
+FACTS = [
+    "IMAGE_STATUS = 'ok'",
+    '"Image_Status" IS NOT NULL',
+    "Image_Format = 'JPEG'",
+    "coalesce(image_size_bytes, 0) > 100",
+    "CASE WHEN image_format = 'JPEG' THEN true ELSE false END",
+    "image_format IN ('JPEG', 'PNG') AND NOT image_format IS NULL -- of all",
+    "s3_path IS NOT NULL",
+    "s3_path LIKE '%.jpg' OR caption = 'nothing'",
+    "COLUMNS('image_(format|sha256)') IS NOT NULL",
+    "EXISTS (SELECT 1 WHERE image_displayed_width > 0)",
+]
+
+
+@pytest.mark.parametrize("where", FACTS)
+def test_what_asks_of_an_image_waits_for_it(where: str, world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(tmp_path, serve(world, one=picture(1), other=picture(2)))
+    assert filtered(workspace, where=where).counts == {}
+    assert filtered(workspace, where=f"caption LIKE '%/one' AND ({where}\n)").counts == {"where": 1}
+    assert filtered(workspace, where=f"({where}\n) OR caption = 'x'").counts == {}
+    run(workspace)
+    assert kept(workspace, where=f"caption LIKE '%/one' AND ({where}\n)") == ["rows.parquet#0"]
+
+
+def test_what_only_looks_as_if_it_asked_of_an_image_does_not_wait(world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(tmp_path, serve(world, one=picture(1)))
+    assert filtered(workspace, where="caption != 'image_format' AND caption = 'x'").counts == {"where": 1}
+    assert filtered(workspace, where="nullif(caption, caption) = 'image_status'").counts == {"where": 1}
+    own = {**TABLE, "extra": {"image_format": "nullif(caption, caption)", "Image_Sha256": "caption"}}
+    workspace = make(
+        tmp_path / "own",
+        {"images": {"kind": "url"}, "tables": {"pics": own}},
+        [{"url": "https://example.com/1.jpg", "caption": "x"}],
+    )
+    download(workspace, workspace.catalogue.dataset("pics"))
+    normalize(workspace, "pics")
+    assert filtered(workspace, where="image_format = 'JPEG'").counts == {"where": 1}
+    assert filtered(workspace, where="image_sha256 = 'y'").counts == {"where": 1}
+    assert filtered(workspace, where="image_sha256 = 'x' AND image_size_bytes > 0").counts == {}
+
+
+# -- SQL of strangers --------------------------------------------------------------------------------------------------
+
+SETTING = "EXISTS (FROM enable_logging('QueryLog', storage = 'file', storage_config = {{'path': '{0}'}}))"
+
+
+def test_a_recipe_that_says_more_than_a_predicate_does_nothing(table: Workspace) -> None:
+    target = table.root / "stolen.csv"
+    where = f"true); COPY (SELECT 1) TO '{target}'; SELECT (1"
+    entry = {"table": "pics", "where": where}
+    (table.root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "entries": [entry]}))
+    for words in (["status"], ["filter", "--dry-run"], ["filter"]):
+        done = prep(table.root, *words)
+        assert done.returncode == 1 and "recipe.yaml:3: entries.0.where: " in done.stderr, done.stderr
+    assert not target.exists()
+    (table.root / "recipe.yaml").write_text(yaml.safe_dump({"name": "r", "entries": [{"table": "pics"}]}))
+    done = prep(table.root, "filter", "--where", where)
+    assert done.returncode == 1 and '--where: "true); COPY' in done.stderr, done.stderr
+    assert not target.exists()
+
+
+def test_where_reads_other_files_and_changes_no_setting(table: Workspace) -> None:
+    (table.root / "keys.csv").write_text("key\npart-0.parquet#1\npart-2.parquet#3\n")
+    where = f"key IN (SELECT key FROM read_csv('{table.root}/keys.csv'))"
+    assert kept(table, where=where) == [key(0, 1), key(2, 3)]
+    with pytest.raises(ConfigError, match="the configuration has been locked"):
+        filtered(table, where=SETTING.format(table.root / "log"))
+    assert not (table.root / "log").exists()
+
+
+@pytest.mark.parametrize("place", ["extra", "drop"])
+def test_a_dataset_reads_its_parts_alone_and_changes_no_setting(place: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("x")
+    rows = [{"caption": "x", "path": "/x.jpg", "side": 9}]
+    wrong = {
+        f"(SELECT count(*) FROM read_text('{tmp_path}/secret.txt')) = 1": "file system operations are disabled",
+        SETTING.format(tmp_path / "log"): "the configuration has been locked",
+    }
+    for number, (expression, told) in enumerate(wrong.items()):
+        own = {**GIVEN, place: {"own": expression}}
+        workspace = make(tmp_path / str(number), {"images": {"kind": "given"}, "tables": {"pics": own}}, rows)
+        download(workspace, workspace.catalogue.dataset("pics"))
+        with pytest.raises(DataError, match=told):
+            normalize(workspace, "pics")
+    assert not (tmp_path / "log").exists()
+    pq.write_table(pa.table({"word": ["x"]}), tmp_path / "more.parquet")
+    own = {**GIVEN, place: {"own": f"path = (SELECT '/' || word || '.jpg' FROM '{tmp_path}/more.parquet')"}}
+    workspace = make(tmp_path / "joined", {"images": {"kind": "given"}, "tables": {"pics": own}}, rows)
+    download(workspace, workspace.catalogue.dataset("pics"))
+    normalize(workspace, "pics")
+    [sample] = pq.read_table(workspace.normalized("pics")).to_pylist()
+    assert (sample.get("own"), sample["drop_reason"]) == ((True, None) if place == "extra" else (None, "own"))
+
+
+# -- which rules are kept ----------------------------------------------------------------------------------------------
+
+
+def test_rules_are_kept_where_a_file_is_damaged(table: Workspace) -> None:
+    shard = table.normalized("pics") / "shard-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[100:-800] = bytes(len(data) - 900)
+    shard.write_bytes(data)
+    for rule in (["--min-size", "512"], ["--where", "caption != 'x' AND intHeight > 9"]):
+        done = prep(table.root, "filter", *rule)
+        assert done.returncode == 1 and "shard-00001.parquet" in done.stderr, done.stderr
+        assert "rules given here are kept" in done.stderr and "--reset" not in done.stderr, done.stderr
+    assert Workspace(table.root).rules("pics") == Rules(min_size=512, where="caption != 'x' AND intHeight > 9")
+
+
+def test_a_rule_that_fails_on_a_row_is_not_kept(table: Workspace) -> None:
+    assert prep(table.root, "filter", "--min-size", "512").returncode == 0
+    done = prep(table.root, "filter", "--where", "CAST(caption AS INTEGER) > 3")
+    assert done.returncode == 1 and "Could not convert string 'caption 0'" in done.stderr, done.stderr
+    assert "The rules are as before" in done.stderr and "--reset` forgets it" in done.stderr
+    assert Workspace(table.root).rules("pics") == Rules(min_size=512)
+
+
+# -- samples made anew -------------------------------------------------------------------------------------------------
+
+
+def test_dropped_rows_are_not_shown_with_samples_that_were_made_since(world: World, tmp_path: Path) -> None:
+    workspace = make_addresses(tmp_path, serve(world, one=picture(1), other=picture(2)))
+    filtered(workspace, where="caption LIKE '%/one'")
+    assert workspace.read_filtered("pics") is not None
+    path = workspace.root / "datasets/pics.yaml"
+    path.write_text(path.read_text().replace("caption: caption", "caption: upper(caption)"))
+    workspace = Workspace(workspace.root)
+    assert normalize(workspace, "pics").state == "done"
+    assert workspace.read_filtered("pics") is None
+    late = "is not filtered yet, or not since it was normalized"
+    with pytest.raises(DataError, match=late):
+        table_shards(workspace, "pics", dropped=True)
+    with pytest.raises(DataError, match=late):
+        table_histograms(workspace, "pics")
+    assert len(table_shards(workspace, "pics")) == 1  # kept rows are whole by themselves
+    assert run(workspace).state == "waiting"
+    workspace.remember_rules(workspace.given_rules().with_dedup(Dedup(by=("url",))))
+    told = {(line.stage, line.name): (line.state, line.note) for line in status(workspace)}
+    assert told["images", "pics"] == ("waiting", "normalize and filter first")
+    assert told["dedup", "pics"] == ("waiting", "filter pics first")
+    manifest = read_finished(workspace.filtered("pics"))
+    assert manifest is not None
+    with pytest.raises(WorkspaceError, match="normalized anew since it was filtered"):
+        judged_shards(workspace, "pics", manifest)
+    filter_table(workspace, "pics")
+    assert len(table_shards(workspace, "pics", dropped=True)) == 1
+
+
+def test_of_rows_that_normalize_dropped_no_image_is_fetched(world: World, tmp_path: Path) -> None:
+    """Also where their reason begins like those that say of an image what is wrong with it."""
+    own = {**TABLE, "drop": {"image_outside": "caption = 'no'"}}
+    rows = [
+        {"url": url, "caption": word}
+        for url, word in zip(serve(world, a=picture(1), b=picture(2)), ("no", "yes"), strict=True)
+    ]
+    workspace = make(tmp_path, {"images": {"kind": "url"}, "tables": {"pics": own}}, rows)
+    download(workspace, workspace.catalogue.dataset("pics"))
+    normalize(workspace, "pics")
+    assert filtered(workspace).counts == {"image_outside": 1}
+    run(workspace)
+    assert asked(world) == ["b"]
+
+
 # -- the waterfall -----------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +496,13 @@ def test_reasons_stand_in_the_order_in_which_rows_are_judged() -> None:
     assert [step.dropped for step in found] == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
     assert [step.left for step in found] == [90, 81, 73, 66, 60, 55, 51, 48, 46, 45]
     assert [step.left_percent for step in found] == [step.left for step in found]
+
+
+def test_no_dataset_can_give_a_reason_of_the_filters_own() -> None:
+    reasons = {reason for own in _RULES.values() for reason in own} | {TEXT_ONLY}
+    assert {reason for reason in reasons if not reason.startswith("image_")} == FILTER_REASONS
+    statuses = OF_ANY | OF_ADDRESSES | OF_FILES | {AMBIGUOUS, "missing", NOT_FETCHED.removeprefix("image_")}
+    assert not {f"image_{status}" for status in statuses} & NO_STATUSES
 
 
 def test_a_rule_that_took_nothing_is_shown_and_without_the_rule_a_size_was_missed_by_normalize() -> None:
@@ -378,7 +559,7 @@ def test_an_amount_of_memory(text: str | None, amount: int | None) -> None:
     assert memory_option(text) == amount
 
 
-@pytest.mark.parametrize("text", ["8 apples", "GB", "-1GB", "1i", "99MB", ""])
+@pytest.mark.parametrize("text", ["8 apples", "GB", "-1GB", "1i", "99MB", "", "1001TB", "9" * 400])
 def test_what_is_no_memory_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory"):
         memory_option(text)

@@ -582,7 +582,7 @@ def test_a_workspace_without_scores_stays_as_it_was(tmp_path: Path) -> None:
     workspace = table_of(tmp_path, [10], published=[7.5])
     manifest = read_finished(workspace.filtered("pics"))
     assert manifest is not None and [*manifest.facts] == [
-        "dataset", "kind", "columns", "rules", "has_images", "rows_in",
+        "dataset", "kind", "columns", "rules", "has_images", "rows_in", "samples",
     ]  # fmt: skip
     assert filter_table(workspace, "pics").state == "up to date"
 

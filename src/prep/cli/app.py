@@ -390,9 +390,12 @@ def images_(
 
     --max-side, --format and --quality stay for later runs until `--as-published`.
     """
+    from itertools import chain
+
+    from prep.cli import show
     from prep.cli.image_options import adopt_folder, encoding, image_options, with_addresses
     from prep.cli.spread import spread
-    from prep.stages.images import images
+    from prep.stages.images import fetched_duplicates, images
 
     alone = {"--force": force, "--delete-parts": delete_parts, "--adopt": adopt is not None}
     work = spread(rank, world_size, engine, address, alone=alone)
@@ -417,6 +420,9 @@ def images_(
                 stage(workspace, dataset, force=force, dry_run=True)
             workspace.remember_rules(workspace.given_rules())
 
+    if not as_json:
+        for note in chain.from_iterable(fetched_duplicates(workspace, dataset) for dataset in datasets):
+            show.talk(f"Note: {note}. `prep dedup`, then `prep filter` come first.")
     _run_stage(workspace, stage, datasets, as_json, work, before=keep, force=force, dry_run=dry_run)
 
 
@@ -609,16 +615,17 @@ def filter_(
     from prep.cli.memory_option import memory_option
     from prep.cli.spread import spread
     from prep.config import Rules
-    from prep.errors import PrepError
+    from prep.errors import ConfigError, PrepError
     from prep.stages.filter import filter_table
 
-    work = spread(rank, world_size, engine, address, alone={"--force": force})
-    workspace = _workspace()
-    tables = workspace.select_tables(names or [])
-    total = memory_option(memory)
     given = _checked(
         Rules, aes_cutoff=aes_cutoff, min_size=min_size, where=where, sample=sample, seed=seed, scorer=scorer
     )
+    alone = {"--force": force, "--reset": reset}
+    work = spread(rank, world_size, engine, address, alone=alone, rules=given.model_dump(exclude_none=True))
+    workspace = _workspace()
+    tables = workspace.select_tables(names or [])
+    total = memory_option(memory)
     remembered = workspace.given_rules().with_rules(given, tables if names else [], reset=reset)
 
     def stage(workspace: Workspace, table: str, **options: Any) -> Outcome:
@@ -634,9 +641,13 @@ def filter_(
     try:
         tell = partial(explained, workspace) if explain else show.outcomes
         _run_stage(workspace, stage, tables, as_json, work, before=keep, tell=tell, force=force, dry_run=dry_run)
-    except PrepError:
-        if not dry_run and workspace.given_rules() == remembered:
-            workspace.remember_rules(before)  # nor one that fails on a row
+    except PrepError as error:
+        if not dry_run and before != remembered == workspace.given_rules():
+            if where is not None and any(isinstance(one, ConfigError) for one in error.together):
+                workspace.remember_rules(before)  # nor one that fails on a row
+                show.talk("The rules are as before: what was given here is not kept.")
+            else:
+                show.talk("The rules given here are kept; the next `prep filter` or `prep run` applies them.")
         raise
 
 
@@ -988,18 +999,22 @@ def run(
 @command("lock")
 def lock(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; end with 1 where prep.lock differs.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="With --check: read and hash every file too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write what is in the workspace into prep.lock.
 
     Revisions, hashes, rules, passports of scores, and which rows were kept; `prep run` does it at its end."""
     from prep.cli import lock_report, show
+    from prep.errors import UsageError
 
+    if verify and not check:
+        raise UsageError("--verify goes with --check", "`prep lock --check --verify`.")
     workspace = _workspace()
     workspace.select_tables([])
     if check:
         with show.bars(as_json):
-            comparison = lock_report.check_lock(workspace)
+            comparison = lock_report.check_lock(workspace, verify=verify)
         lock_report.compared(comparison, as_json)
         if comparison.differences or comparison.notes:
             raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -10,6 +11,7 @@ from prep.cli import show
 from prep.config import Dedup
 from prep.errors import UsageError
 from prep.stages.dedup import dedup
+from prep.stages.dedup_facts import against_files
 from prep.workspace import Workspace
 
 
@@ -32,7 +34,7 @@ def dedup_request(
         "distance": distance,
         "keep": keep,
         "tables": workspace.select_tables(names) if names else None,
-        "against": against or None,
+        "against": [_against(workspace, name) for name in against or ()] or None,
         "within": within,
     }
     try:
@@ -40,8 +42,31 @@ def dedup_request(
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
-            f"--{problem['loc'][0]} {problem['input']}: {problem['msg']}", "`prep dedup --help` says what it takes."
+            f"--{problem['loc'][0]} {problem['input']!r}: {problem['msg']}", "`prep dedup --help` says what it takes."
         ) from error
+
+
+def _against(workspace: Workspace, name: str) -> str:
+    """What `--against` names, as it is kept: a table; or a path, from the workspace on where it lies in it.
+
+    Raises:
+        UsageError: it is neither a table nor a parquet file or a folder of them.
+    """
+    if name in workspace.table_names:
+        return name
+    path = Path(name).resolve()
+    against_files(workspace, path, name)
+    return str(path.relative_to(workspace.root)) if workspace.root in path.parents else str(path)
+
+
+def _check_names(named: Sequence[str], against: Sequence[str], remembered: Sequence[str]) -> None:
+    """Raise UsageError for a table named now from which nothing can be removed."""
+    if both := [name for name in named if name in against]:
+        before = f"; remembered is --against {' --against '.join(remembered)}" if remembered else ""
+        raise UsageError(
+            f"{', '.join(both)} is under --against, so nothing is removed from it{before}",
+            "`prep dedup --reset --by ...` forgets what was asked before; or do not name it.",
+        )
 
 
 def find_duplicates(
@@ -57,8 +82,12 @@ def find_duplicates(
         if not dry_run:
             workspace.remember_rules(remembered)
         show.outcomes([], as_json)
-        show.talk("Next: prep filter, which now keeps duplicates")
+        if not as_json:
+            show.talk("Next: prep filter, which now keeps duplicates")
         return
+    if request.tables and remembered.dedup is not None:
+        own = () if request.against else remembered.dedup.against or ()
+        _check_names(request.tables, remembered.dedup.against or (), own)
     asking = workspace.with_given(remembered)
     if not dry_run:
         list(dedup(asking, dry_run=True))  # what is refused must not be remembered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,10 @@ from prep.lock.contents import Written, describe, write_lock
 from prep.lock.differences import Difference, differences, shown
 from prep.lock.held import differences_here
 from prep.lock.moves import Move, find_moves, is_described
-from prep.workspace import CONFIG_NAME, LOCK_NAME, Workspace, read_lock
+from prep.lock.verify import in_files, in_images
+from prep.lock_file import printable, read_lock
+from prep.manifest import read_finished
+from prep.workspace import CONFIG_NAME, LOCK_NAME, Workspace
 
 NOT_THERE = "not there"
 
@@ -64,8 +67,11 @@ def lock_workspace(workspace: Workspace) -> Written:
     return write_lock(workspace, stale_tables(workspace))
 
 
-def check_lock(workspace: Workspace) -> Comparison:
+def check_lock(workspace: Workspace, *, verify: bool = False) -> Comparison:
     """What prep.lock says otherwise than what is there; nothing is written.
+
+    Args:
+        verify: read and hash parts, tables and images; otherwise that files are there with their sizes is enough.
 
     Raises:
         WorkspaceError: there is no prep.lock.
@@ -73,8 +79,11 @@ def check_lock(workspace: Workspace) -> Comparison:
     if not (workspace.root / LOCK_NAME).exists():
         raise WorkspaceError(f"there is no {workspace.root / LOCK_NAME}", "`prep lock` writes one.")
     stale = stale_tables(workspace)
-    notes = tuple(f"table {name} is not up to date: {why}" for name, why in stale.items())
-    return Comparison(tuple(differences_here(workspace, workspace.lock_data(), stale)), notes=notes)
+    files = list(in_files(workspace, verify=verify))
+    damaged = {one.name: "its files are others" for one in files if one.what == "table"}
+    here = describe(workspace, damaged | stale, anew=verify).data
+    found = differences_here(workspace, workspace.lock_data(), here)
+    return Comparison((*found, *files, *in_images(workspace, verify=verify)), notes=tuple(_stale_notes(stale)))
 
 
 def locked(written: Written, as_json: bool) -> None:
@@ -108,16 +117,27 @@ def compare(
     first = _side(before, folders[0])
     second = _side(after, folders[1]) if after is not None else _present(here)
     found = differences(first.lock, second.lock)
-    moved = [one.name for one in found if one.what == "table" and one.key == "rows"]
     moves: list[Move] = []
-    notes: list[str] = []
-    for name in moved:
+    notes = _stale_notes(stale_tables(here)) if after is None and here is not None else []
+    for name in _moved(found, first.lock.get("tables", {}), second.lock.get("tables", {})):
         lacking = next((why for side in (first, second) if (why := _lacking(side, name))), None)
         if lacking is not None:
             notes.append(f"which rows of {name} moved is not told: {lacking}")
         elif first.workspace and second.workspace:
             moves += find_moves(first.workspace, second.workspace, name, most_keys=most_keys)
     return Comparison(tuple(found), tuple(moves), tuple(notes))
+
+
+def _moved(found: Sequence[Difference], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Tables that both have, of which rows may differ: in what became of them, or in what is in them."""
+    tables = {one.name for one in found if one.what == "table" and one.key in ("rows", "definition")}
+    datasets = {one.name for one in found if one.what == "dataset" and one.key == "sha256"}
+    both = sorted(before.keys() & after.keys())
+    return [name for name in both if name in tables or {before[name]["dataset"], after[name]["dataset"]} & datasets]
+
+
+def _stale_notes(stale: Mapping[str, str]) -> list[str]:
+    return [f"table {name} is not up to date: {why}" for name, why in stale.items()]
 
 
 def _side(path: Path, folder: Path | None) -> _Side:
@@ -148,7 +168,9 @@ def _lacking(side: _Side, name: str) -> str | None:
     """Why the rows that a side's lock speaks of cannot be looked at."""
     if side.workspace is None:
         return f"the workspace of {side.label} is not named (--a, --b)"
-    if not side.is_present and not is_described(side.workspace, name, side.lock["tables"][name]):
+    if read_finished(side.workspace.normalized(name)) is None or side.workspace.read_filtered(name) is None:
+        return f"its samples in {side.workspace.root} are gone, or others"
+    if not side.is_present and not is_described(side.workspace, name, side.lock):
         return f"the files in {side.workspace.root} are not those that {side.label} describes"
     return None
 
@@ -168,7 +190,7 @@ def compared(comparison: Comparison, as_json: bool) -> None:
         for move in (move for move in comparison.moves if move.table == table):
             print(f"{move.rows:>12,}  {move.before or NOT_THERE} -> {move.after or NOT_THERE}")
             for key in move.keys:
-                print(f"{'':14}{_printable(key)}")
+                print(f"{'':14}{printable(key)}")
     for note in comparison.notes:
         talk(f"Note: {note}")
 
@@ -179,10 +201,5 @@ def _facts(found: Sequence[Difference]) -> Table:
         table.add_column(column, overflow="fold")
     for one in found:
         cells = (one.what, one.name, one.key, shown(one.before), shown(one.after))
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
-
-
-def _printable(text: str) -> str:
-    """Text of publishers, without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -249,8 +249,8 @@ def _result(stage: str, manifest: Any) -> str:
     if stage == "dedup":
         return f"{manifest.rows:,} duplicates" + (f": {_counts(manifest.counts)}" if manifest.rows else "")
     if stage == "phash":
-        unhashed = manifest.rows - manifest.counts.get("hashed", 0)
-        return f"{manifest.rows - unhashed:,} hashed" + (f"; not: {unhashed:,}" if unhashed else "")
+        failed = {status: count for status, count in manifest.counts.items() if status != "hashed"}
+        return f"{manifest.counts.get('hashed', 0):,} hashed" + (f"; not: {_counts(failed)}" if failed else "")
     if stage == "filter":
         kept, reasons = _kept_and_dropped(manifest)
         dropped = sum(reasons.values())
@@ -293,14 +293,21 @@ def emit_command(workspace: Workspace) -> str:
 def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) -> None:
     """The command that usually follows."""
     from prep.config import ArchiveImages
+    from prep.stages.dedup_facts import comes_first
 
     if as_json or not outcomes:
         return
     stage = outcomes[0].stage
+    waiting = next((outcome for outcome in outcomes if outcome.state == "waiting"), None)
+    is_made = any(outcome.manifest for outcome in outcomes)
     if any(outcome.state == "planned" for outcome in outcomes):
         talk(f"Next: prep {stage}")
     elif any(outcome.state == "partly" for outcome in outcomes):
         talk(f"The last rank ends it; if one was lost, run its command again, or `prep {stage}` without --rank.")
+    elif stage == "filter" and any(outcome.manifest and comes_first(workspace, outcome.name) for outcome in outcomes):
+        talk("Next: prep dedup, then prep filter")
+    elif waiting and not is_made:
+        talk(f"Next: prep run, which does all in order; {waiting.name} waits ({waiting.note})")
     elif stage == "filter" and any(
         outcome.manifest and not outcome.manifest.facts["has_images"] for outcome in outcomes
     ):
@@ -316,6 +323,8 @@ def next_step(workspace: Workspace, outcomes: Sequence[Outcome], as_json: bool) 
         isinstance(workspace.catalogue.dataset(outcome.name).images, ArchiveImages) for outcome in outcomes
     ):
         talk("Next: prep normalize")  # addresses are fetched for rows that pass the filter, given images not at all
+    elif stage == "score" and not is_made:
+        talk(f"Next: {emit_command(workspace)}")  # no row needs a score
     else:
         talk(f"Next: {_NEXT.get(stage) or emit_command(workspace)}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,17 +58,22 @@ def spread(
     address: str | None,
     *,
     alone: dict[str, bool] | None = None,
+    rules: Collection[str] = (),
 ) -> Spread:
     """How the options say the work is to be spread.
 
     Args:
         alone: options of the command that one process has to carry out, and whether each was given.
+        rules: keys of recipes that were given as options. They are remembered, and taken back where they fail: one rank
+            would take back what another has applied.
 
     Raises:
         UsageError: they do not go together.
     """
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: must be {' or '.join(ENGINES)}", "`--engine ray` uses a Ray cluster.")
+    if address is not None and not address.strip():
+        raise UsageError("--address is empty", "Name the head: --address HOST:PORT; without it one is found.")
     if address is not None and engine != "ray":
         raise UsageError("--address is of a Ray cluster", f"`--engine ray --address {address}`.")
     if (rank is None) != (world_size is None):
@@ -88,5 +93,11 @@ def spread(
         raise UsageError(
             f"{given[0]} is for one process, and these are {world_size}",
             f"Run it without --rank, or leave {given[0]} out.",
+        )
+    if rules and world_size > 1:
+        key = next(iter(rules))
+        raise UsageError(
+            f"--{key.replace('_', '-')} is for one process, and these are {world_size}",
+            f"Write `{key}: ...` into the recipe's entries, which all ranks read.",
         )
     return Spread(Share(rank, world_size))

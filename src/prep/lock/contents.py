@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prep.config import Dataset, Entry, Rules
+from prep.config import Dataset, Entry, LocalSource, Rules, Source
 from prep.engine import run_tasks
-from prep.errors import WorkspaceError
-from prep.files import write_text
+from prep.errors import DataError, WorkspaceError
+from prep.files import hash_file, size_of, write_text
+from prep.lock_file import LOCK_VERSION
 from prep.manifest import Manifest, fingerprint, read_finished
 from prep.progress import bar
 from prep.schema import REASON, ROW
@@ -25,7 +26,7 @@ from prep.sources.mirrors import Places
 from prep.stages import filter as filter_stage
 from prep.stages import normalize as normalize_stage
 from prep.stages.filter import TEXT_ONLY
-from prep.workspace import LOCK_NAME, LOCK_VERSION, Workspace
+from prep.workspace import LOCK_NAME, Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,6 +66,9 @@ def write_lock(workspace: Workspace, stale: Mapping[str, str]) -> Written:
     before = workspace.lock_data()
     found = describe(workspace, stale)
     data: dict[str, Any] = found.data | {"datasets": before["datasets"] | found.data["datasets"]}
+    for name, facts in before.get("contents", {}).items():
+        if "sha256" in facts and name in found.data["contents"]:  # of parts that are removed to save room
+            found.data["contents"][name].setdefault("sha256", facts["sha256"])
     datasets = [dataset.name for dataset in workspace.datasets]
     for section, names in (("contents", datasets), ("tables", workspace.table_names)):
         known = before.get(section, {}) | found.data[section]
@@ -85,11 +89,12 @@ class Described:
     left: dict[str, str]
 
 
-def describe(workspace: Workspace, stale: Mapping[str, str]) -> Described:
+def describe(workspace: Workspace, stale: Mapping[str, str], *, anew: bool = False) -> Described:
     """What is in the workspace, in the words of prep.lock.
 
     Args:
         stale: tables whose files are not what the configuration says now -> why.
+        anew: read the rows of all tables, whatever is noted of them.
     """
     tables, left = {}, {}
     for name in workspace.table_names:
@@ -98,8 +103,10 @@ def describe(workspace: Workspace, stale: Mapping[str, str]) -> Described:
             left[name] = "not filtered yet"
         elif name in stale:
             left[name] = stale[name]
+        elif read_finished(workspace.normalized(name)) and not workspace.read_filtered(name):
+            left[name] = "normalized anew since it was filtered"
         else:
-            tables[name] = _table(workspace, name, manifest)
+            tables[name] = _table(workspace, name, manifest, anew)
     raw = {dataset.name: finished_raw(workspace, dataset) for dataset in workspace.datasets}
     data = {
         "version": LOCK_VERSION,
@@ -129,7 +136,7 @@ def describe_recipe(workspace: Workspace) -> dict[str, Any]:
         seen[entry.label] += 1
         number = f" #{seen[entry.label]}" if seen[entry.label] > 1 else ""
         entries[entry.label + number] = _entry(entry)
-    return said | {"entries": entries}
+    return said | {"entries": entries, "order": [*entries]}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -150,9 +157,19 @@ def describe_definition(workspace: Workspace, name: str) -> str:
 def _resolved(workspace: Workspace, dataset: Dataset, raw: Manifest) -> dict[str, Any]:
     """What a finished download was resolved to, as `prep download` writes it."""
     places = Places(dataset.name, workspace.sources(dataset), workspace.raw(dataset.name)).all
-    label = next((place.label for place in places if place.asked == raw.facts["asked"]), None)
+    place = next((place for place in places if place.asked == raw.facts["asked"]), None)
     found = {**raw.facts, "parts": len(raw.shards), "size_bytes": raw.size_bytes}
-    return found | ({"from": label} if label else {})
+    return found | ({"from": place.label, "source": describe_source(place.source)} if place else {})
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """What is asked of a source, without what holds on one machine alone; of files that are listed a hash."""
+    others = {"instructions", "files", "files_from", *(("path", "copied") if isinstance(source, LocalSource) else ())}
+    facts = source.model_dump(mode="json", exclude=others, exclude_defaults=True)
+    if files := getattr(source, "files", ()):
+        facts["files"] = fingerprint([file.model_dump(mode="json") for file in files])
+    path = getattr(source, "files_from", None)
+    return facts | ({"files_from": hash_file(Path(path)) if size_of(Path(path)) is not None else None} if path else {})
 
 
 def finished_raw(workspace: Workspace, dataset: Dataset) -> Manifest | None:
@@ -180,7 +197,7 @@ def hash_parts(raw: Manifest) -> str:
     return digest.hexdigest()
 
 
-def _table(workspace: Workspace, name: str, filtered: Manifest) -> dict[str, Any]:
+def _table(workspace: Workspace, name: str, filtered: Manifest, anew: bool) -> dict[str, Any]:
     """What is said of one filtered table."""
     facts, dropped = filtered.facts, dict(filtered.counts)
     text_only = dropped.pop(TEXT_ONLY, 0)
@@ -193,7 +210,7 @@ def _table(workspace: Workspace, name: str, filtered: Manifest) -> dict[str, Any
         "samples": facts["rows_in"],
         "kept": filtered.rows + text_only,
         "dropped": dropped,
-        "rows": hash_rows(workspace, name, filtered),
+        "rows": hash_rows(workspace, name, filtered, anew=anew),
     }
     said |= {"text_only": text_only} if text_only else {}
     said |= {} if facts["has_images"] else {"has_images": False}
@@ -234,6 +251,8 @@ def judged_shards(workspace: Workspace, name: str, filtered: Manifest) -> list[J
     normalized = read_finished(workspace.normalized(name))
     if normalized is None:
         raise WorkspaceError(f"table {name} is filtered, and its samples are gone", "`prep run` makes them again.")
+    if workspace.read_filtered(name) is None:
+        raise WorkspaceError(f"table {name} was normalized anew since it was filtered", f"`prep filter {name}` first.")
     parts = {shard.name: part for shard, part in zip(normalized.shards, normalized.facts["parts"], strict=True)}
     has_text = workspace.table(name)[1].shape.may_lack_images
     folders = [workspace.filtered(name), *([workspace.text_only(name)] if has_text else [])]
@@ -248,12 +267,18 @@ def judged_shards(workspace: Workspace, name: str, filtered: Manifest) -> list[J
     ]
 
 
-def hash_rows(workspace: Workspace, name: str, filtered: Manifest) -> str:
+def hash_rows(workspace: Workspace, name: str, filtered: Manifest, *, anew: bool = False) -> str:
     """Fingerprint of which rows of which part were kept, and for what reason every other was dropped.
 
     Not of the files, which hold the folder they lie in and differ with the version of the library that wrote them.
+
+    Args:
+        anew: read them, whatever is noted.
+
+    Raises:
+        DataError: a file is damaged.
     """
-    known = _known_rows(workspace).get(name)
+    known = None if anew else _known_rows(workspace).get(name)
     if known is not None and known["of"] == _name_of_files(filtered):
         return known["rows"]
     shards = judged_shards(workspace, name, filtered)
@@ -292,21 +317,26 @@ def _name_of_files(filtered: Manifest) -> str:
 
 def _hash_shard(shard: Judged) -> tuple[str, str]:
     """A part's path, and a fingerprint of the numbers of its kept rows, and of its dropped ones reason by reason."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     kept: list[hashlib._Hash] = []
     dropped: defaultdict[str, hashlib._Hash] = defaultdict(hashlib.sha256)
-    for path in shard.kept:
-        kept.append(hashlib.sha256())
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=[ROW]):
-                kept[-1].update(_bytes(batch.column(0)))
-    with pq.ParquetFile(shard.dropped, read_dictionary=[REASON]) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=[ROW, REASON]):
-            for reason in batch.column(REASON).unique().to_pylist():
-                rows = batch.column(ROW).filter(pc.equal(batch.column(REASON), reason))
-                dropped[reason].update(_bytes(rows))
+    try:
+        for path in shard.kept:
+            kept.append(hashlib.sha256())
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BATCH_ROWS, columns=[ROW]):
+                    kept[-1].update(_bytes(batch.column(0)))
+        with pq.ParquetFile(shard.dropped, read_dictionary=[REASON]) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=[ROW, REASON]):
+                for reason in batch.column(REASON).unique().to_pylist():
+                    rows = batch.column(ROW).filter(pc.equal(batch.column(REASON), reason))
+                    dropped[reason].update(_bytes(rows))
+    except (pa.ArrowException, OSError) as error:
+        files = ", ".join(map(str, (*shard.kept, shard.dropped)))
+        raise DataError(f"one of {files} cannot be read: {error}", "`prep filter --force` makes them again.") from error
     digests = {reason: digest.hexdigest() for reason, digest in dropped.items()}
     return shard.part, fingerprint([[digest.hexdigest() for digest in kept], digests])
 

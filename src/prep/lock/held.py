@@ -9,12 +9,16 @@ from prep.config import Dataset
 from prep.errors import WorkspaceError
 from prep.lock.contents import describe, describe_definition, describe_recipe, finished_raw, hash_parts, remember_rows
 from prep.lock.differences import Difference, differences, told
-from prep.sources.mirrors import Places
+from prep.lock.sources import in_changing_parts, in_source
+from prep.lock.verify import in_images
+from prep.manifest import read_manifest
 from prep.stages import filter as filter_stage
 from prep.stages import normalize as normalize_stage
 from prep.stages.dedup_facts import in_full, pool_tables
 from prep.stages.filter import effective_rules
 from prep.workspace import LOCK_NAME, Workspace
+
+_OF_DATASETS = ("datasets", "contents")
 
 
 def hold(workspace: Workspace) -> dict[str, Any]:
@@ -47,34 +51,55 @@ def hold(workspace: Workspace) -> dict[str, Any]:
 
 
 def check_result(workspace: Workspace, lock: Mapping[str, Any]) -> None:
-    """Compare what a run has made with what prep.lock says.
+    """Compare what a run has made with what prep.lock says, and see that stored images on this machine are there.
 
     Raises:
         WorkspaceError: something differs; every difference is named.
     """
     here = describe(workspace, {}).data
     remember_rows(workspace, here)
-    found = differences(_of_recipe(workspace, lock), here)
-    if found:
+    found, images = differences(_of_recipe(workspace, lock), here), [*in_images(workspace, verify=False)]
+    if found or images:
+        mend = "`prep diff prep.lock` tells more; `prep lock` takes it as it is now."
+        if images:
+            mend = "`prep images --verify decode` notes images that are gone, and `prep images` brings them again."
         raise WorkspaceError(
-            f"--locked: the result differs from {workspace.root / LOCK_NAME} (there -> here):\n{told(found)}",
-            "Nothing was written for the trainer. `prep diff prep.lock` tells more; `prep lock` takes it as it is now.",
+            f"--locked: the result differs from {workspace.root / LOCK_NAME} (there -> here):\n"
+            f"{told([*found, *images])}",
+            f"Nothing was written for the trainer. {mend}",
         )
 
 
-def differences_here(workspace: Workspace, lock: Mapping[str, Any], stale: Mapping[str, str]) -> list[Difference]:
+def differences_here(workspace: Workspace, lock: Mapping[str, Any], described: Mapping[str, Any]) -> list[Difference]:
     """How a workspace differs from what a lock says of the datasets and tables of its recipe.
 
+    S3 is not asked about objects that are read in place.
+
     Args:
-        stale: tables whose files are not what the configuration says now -> why; they count as not there.
+        described: the workspace in the words of prep.lock, without tables whose files are not what the configuration
+            says now.
     """
-    return differences(_of_recipe(workspace, lock), describe(workspace, stale).data)
+    found = differences(_of_recipe(workspace, lock), described)
+    for dataset, locked, contents in _downloaded(workspace, lock):
+        found += in_source(workspace, dataset, locked)
+        found += in_changing_parts(workspace, dataset, locked, contents, on_s3=False)
+    return found + [one for dataset in workspace.datasets for one in _in_store(workspace, dataset)]
 
 
 def _of_recipe(workspace: Workspace, lock: Mapping[str, Any]) -> dict[str, Any]:
     """A lock without datasets that the recipe has no use for."""
     names = [dataset.name for dataset in workspace.datasets]
-    return {**lock, "datasets": {name: facts for name, facts in lock["datasets"].items() if name in names}}
+    kept = {key: {name: lock[key][name] for name in lock[key] if name in names} for key in _OF_DATASETS if key in lock}
+    return {**lock, **kept}
+
+
+def _downloaded(
+    workspace: Workspace, lock: Mapping[str, Any]
+) -> Iterator[tuple[Dataset, dict[str, Any], dict[str, Any]]]:
+    """Datasets whose files are downloaded, with what a lock says of their sources and of their bytes."""
+    for dataset in workspace.datasets:
+        if dataset.name in lock["datasets"] and (workspace.adopted_parts(dataset) is None or dataset.tables):
+            yield dataset, lock["datasets"][dataset.name], lock.get("contents", {}).get(dataset.name, {})
 
 
 def _in_configuration(workspace: Workspace, lock: Mapping[str, Any]) -> Iterator[Difference]:
@@ -107,27 +132,31 @@ def _configured(workspace: Workspace, name: str, locked: Mapping[str, Any] | Non
 
 
 def _in_datasets(workspace: Workspace, lock: Mapping[str, Any]) -> Iterator[Difference]:
+    downloaded = {dataset.name: facts for dataset, *facts in _downloaded(workspace, lock)}
     for dataset in workspace.datasets:
-        locked = lock["datasets"].get(dataset.name)
         if workspace.adopted_parts(dataset) is not None and not dataset.tables:
             continue  # none of its files is downloaded
-        if locked is None:
+        if dataset.name not in downloaded:
             yield Difference("dataset", dataset.name, "", None, "there")
             continue
-        yield from _in_source(workspace, dataset, locked)
-        contents = lock.get("contents", {}).get(dataset.name, {})
+        locked, contents = downloaded[dataset.name]
+        yield from in_source(workspace, dataset, locked)
         encode = workspace.encode(dataset).model_dump(mode="json", exclude_none=True)
         there, here = {"encode": contents.get("encode")}, {"encode": encode if workspace.needs_images(dataset) else {}}
         yield from differences({"contents": {dataset.name: there}}, {"contents": {dataset.name: here}})
+        yield from _in_store(workspace, dataset)
+        if "sha256" not in contents:
+            yield Difference("dataset", dataset.name, "sha256", None, "needed")
         yield from _in_raw(workspace, dataset, locked, contents)
+        yield from in_changing_parts(workspace, dataset, locked, contents)
 
 
-def _in_source(workspace: Workspace, dataset: Dataset, locked: Mapping[str, Any]) -> Iterator[Difference]:
-    """A source that is not the one that was asked; paths of this machine are told apart by what is in them."""
-    places = Places(dataset.name, workspace.sources(dataset), workspace.raw(dataset.name)).all
-    is_asked = any(place.asked == locked.get("asked") or place.source.kind == "local" for place in places)
-    if not is_asked:
-        yield Difference("dataset", dataset.name, "source", locked.get("from", "another one"), places[0].label)
+def _in_store(workspace: Workspace, dataset: Dataset) -> Iterator[Difference]:
+    """Images that are indexed in another store than prep.yaml names; they would all be stored anew."""
+    index = read_manifest(workspace.index(dataset.name)) if workspace.needs_images(dataset) else None
+    store = workspace.config.images if index is None else index.facts.get("store", workspace.config.images)
+    if store != workspace.config.images:
+        yield Difference("dataset", dataset.name, "images", store, workspace.config.images)
 
 
 def _in_raw(

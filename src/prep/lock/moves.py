@@ -17,7 +17,7 @@ import duckdb
 
 from prep import sql
 from prep.engine import run_tasks
-from prep.lock.contents import Judged, describe_definition, hash_rows, judged_shards
+from prep.lock.contents import Judged, describe_definition, hash_parts, hash_rows, judged_shards
 from prep.manifest import read_finished, read_manifest
 from prep.progress import bar
 from prep.schema import IMAGE_KEY, KEY, NATIVE_TURNS, OTHER_TURNS, REASON, ROW, TEXT, TEXTS, TURNS_TEXT, Kind
@@ -54,10 +54,16 @@ class Move:
         }
 
 
-def is_described(workspace: Workspace, name: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a table's files in `workspace` are those that a lock says `facts` of."""
+def is_described(workspace: Workspace, name: str, lock: Mapping[str, Any]) -> bool:
+    """Whether a table's files in `workspace`, and the parts that they are made of, are those that a lock describes."""
     filtered = read_finished(workspace.filtered(name)) if name in workspace.table_names else None
-    return filtered is not None and hash_rows(workspace, name, filtered) == facts["rows"]
+    if filtered is None:
+        return False
+    facts, dataset = lock["tables"][name], workspace.table(name)[0].name
+    raw, sha256 = read_manifest(workspace.raw(dataset)), lock.get("contents", {}).get(dataset, {}).get("sha256")
+    is_of_parts = raw is None or sha256 is None or hash_parts(raw) == sha256
+    found = describe_definition(workspace, name), hash_rows(workspace, name, filtered)
+    return is_of_parts and found == (facts["definition"], facts["rows"])
 
 
 def find_moves(before: Workspace, after: Workspace, name: str, *, most_keys: int = 5) -> list[Move]:
@@ -167,7 +173,8 @@ def _other_parts(before: Sequence[Judged], after: Sequence[Judged], kind: Kind, 
         return
     with _database() as connection:
         columns = _telling(connection, [*before, *after], kind)
-        ours, theirs = (_numbered(shards, columns) for shards in (before, after))
+        connection.execute(f"CREATE TEMP TABLE rest AS {_unmatched(before, after, columns)}")
+        ours, theirs = (f"SELECT * FROM rest WHERE is_before = {is_before}" for is_before in (True, False))
         query = _moves(ours, theirs, "id, number", f"coalesce(a.{KEY}, b.{KEY})", most_keys)
         for old, new, rows, first in connection.execute(query).fetchall():
             yield Move("", old, new, rows, tuple(first))
@@ -198,8 +205,22 @@ def _whole_rows(shard: Judged) -> list[str]:
     return [*(sql.parquet_files([path]) for path in shard.kept), sql.completed(shard.dropped, shard.samples, ROW)]
 
 
-def _numbered(shards: Sequence[Judged], columns: Sequence[str]) -> str:
-    """SQL of every row with a name made of what tells it; rows that are alike are numbered."""
+def _unmatched(before: Sequence[Judged], after: Sequence[Judged], columns: Sequence[str]) -> str:
+    """SQL of the rows that only one side has, or judges otherwise, each with a name made of what tells it (`id`).
+
+    As many rows as are alike and judged alike on both sides are left out; the rest of those that are alike are numbered
+    on each side.
+    """
     row = ", ".join(f"CAST({sql.name(column)} AS VARCHAR)" for column in columns)
-    states = _states(shards, f"md5_number(CAST(row({row}) AS VARCHAR)) AS id, {KEY}", of_samples=True)
-    return f"SELECT *, row_number() OVER (PARTITION BY id ORDER BY state, {KEY}) AS number FROM ({states})"
+    named = f"md5_number(CAST(row({row}) AS VARCHAR)) AS id, {KEY}"
+    sides = " UNION ALL ".join(
+        f"SELECT *, {is_before} AS is_before FROM ({_states(shards, named, of_samples=True)})"
+        for shards, is_before in ((before, True), (after, False))
+    )
+    alike = "OVER (PARTITION BY id, state)"
+    counted = (
+        f"SELECT *, row_number() OVER (PARTITION BY id, state, is_before ORDER BY {KEY}) AS place, "
+        f"least(count_if(is_before) {alike}, count_if(NOT is_before) {alike}) AS on_both FROM ({sides})"
+    )
+    number = f"row_number() OVER (PARTITION BY id, is_before ORDER BY state, {KEY})"
+    return f"SELECT id, {KEY}, state, is_before, {number} AS number FROM ({counted}) WHERE place > on_both"

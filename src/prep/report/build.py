@@ -124,7 +124,7 @@ def filtered_tables(workspace: Workspace) -> tuple[str, ...]:
 
 
 def _filtered(workspace: Workspace) -> tuple[str, ...]:
-    return tuple(name for name in workspace.table_names if read_finished(workspace.filtered(name)) is not None)
+    return tuple(name for name in workspace.table_names if workspace.read_filtered(name) is not None)
 
 
 def table_report(workspace: Workspace, table: str, with_pictures: Sequence[str] = ()) -> TableReport:

@@ -16,7 +16,6 @@ import duckdb
 
 from prep import sql
 from prep.errors import DataError
-from prep.manifest import read_finished
 from prep.progress import Bar, bar
 from prep.schema import AESTHETIC_SCORE, HEIGHT, PREFERENCE_SCORE, ROW, TEXT, TURNS, WIDTH, Kind
 from prep.workspace import Workspace
@@ -128,8 +127,9 @@ def table_histograms(workspace: Workspace, table: str) -> tuple[Histogram, ...]:
     Raises:
         DataError: it is not filtered yet, or a shard cannot be read.
     """
-    if read_finished(workspace.filtered(table)) is None:
-        raise DataError(f"table {table} is not filtered yet", "`prep run` does all that is missing.")
+    if workspace.read_filtered(table) is None:
+        late = f"table {table} is not filtered yet, or not since it was normalized"
+        raise DataError(late, "`prep run` does all that is missing.")
     _, definition = workspace.table(table)
     folders = workspace.filtered(table), workspace.text_only(table)
     kept = [path for folder in folders for path in sorted(folder.glob("shard-*.parquet"))]

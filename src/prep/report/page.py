@@ -22,6 +22,7 @@ from prep.report.svg import histogram_svg, shares_svg, short
 
 MARK = '<meta name="generator" content="prep report">'  # by which a page of ours is known
 COLOURS = 8  # of groups; then they come again
+_LONG = 1e15  # from here on a number is told by its first digits
 _WORDS = 300  # characters of a rule or a note
 _HEAD = """\
 <!DOCTYPE html>
@@ -174,7 +175,7 @@ def _entry(item: Exposure, colour: int, most: float) -> str:
     else:
         sampling = "" if item.sampled == item.kept else f" ({escape(item.sampling)})"
         seen = item.seen or 0.0
-        times = f"{seen:,.0f}" if seen >= 100 else f"{seen:.2g}"
+        times = _value(seen) if seen >= 100 else f"{seen:.2g}"
         numbers = f"<b>{item.share:.1%}</b> {_number(item.sampled)} rows{sampling}, each seen {times}x"
     table = "" if item.table == item.entry else f" <small>{escape(item.table)}</small>"
     width = 100 * (item.share or 0.0) / most
@@ -245,8 +246,8 @@ def _histogram(histogram: Histogram, words: Sequence[str] = ("kept", "dropped"))
 
 
 def _value(value: float | None) -> str:
-    """The end of a range."""
-    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    """A number that may be of any size, in few characters."""
+    return "-" if value is None else f"{value:,.0f}" if 100 <= abs(value) < _LONG else f"{value:.3g}"
 
 
 def _sheets(sheets: Sequence[Sheet]) -> str:

@@ -22,7 +22,7 @@ def report_path(workspace: Workspace, output: Path | None) -> Path:
         UsageError: something is there that no report made, or the workspace keeps something else there.
     """
     path = output or workspace.root / REPORT_NAME
-    check_place(workspace, path)
+    check_place(workspace, path, "a report", "Name another file with -o.")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", "Name a file with -o.")
     if path.exists():

@@ -8,43 +8,59 @@ facts go to `dedup/`, and `filter` judges by them.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from prep import sql
-from prep.config import Dataset, Dedup, GivenImages, Table, UrlImages
+from prep.config import Dedup
 from prep.engine import run_tasks
 from prep.errors import ConfigError, UsageError
 from prep.files import atomic_path, write_text
-from prep.images.chunks import index_shards
-from prep.manifest import Manifest, fingerprint, read_finished
+from prep.manifest import Manifest, fingerprint, read_manifest
 from prep.progress import Bar, bar
 from prep.schema import AESTHETIC_SCORE, CAPTION, REASON, ROW
 from prep.stages.dedup_facts import (
     OF_KEY,
     OF_TABLE,
+    PHASH,
     REASONS,
     VERSION,
     against_files,
     in_full,
     pool_names,
     pool_tables,
+    remember_files,
 )
-from prep.stages.dedup_groups import LOST, ROW_BITS, Rows, read_keys, save, split_best, taken_out
-from prep.stages.dedup_keys import DONE, PHASH, Images, KeyTask, Source, keys_of_file, lost_of, make_keys
+from prep.stages.dedup_groups import LOST, ROW_BITS, Numbers, Rows, read_keys, save, split_best, taken_out
+from prep.stages.dedup_keys import (
+    DONE,
+    KeyTask,
+    Source,
+    keys_made,
+    lost_of,
+    make_keys,
+)
 from prep.stages.dedup_near import PairTask, choose_masks, find_pairs, near_rows, take_out, write_nodes
 from prep.stages.dedup_phash import hash_images
+from prep.stages.dedup_sources import are_given, is_url, shown_datasets, sources_of, uses_published
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 T = TypeVar("T")
+Compared = Mapping[str, Mapping[str, int]]  # what is under --against -> its `rows`, and how many have each key
 
 PARTITION_ROWS = 2_000_000  # in memory at once, some 300 MB with what sorting takes
+FACT_ROWS = 100_000  # of the facts of a shard, put into words at once
+JOIN_MEMORY = 800_000_000  # bytes in which near pairs are joined, whatever is free: the rest is spilled
 
 
 @dataclass(frozen=True)
@@ -78,19 +94,19 @@ def dedup(workspace: Workspace, *, force: bool = False, dry_run: bool = False) -
     """
     asked = check_asked(workspace, workspace.given_rules().dedup or Dedup())
     tables = [name for name in (*asked["tables"], *asked["against"]) if name in workspace.table_names]
-    filtered = {name: read_finished(workspace.filtered(name)) for name in tables}
+    filtered = {name: workspace.read_filtered(name) for name in tables}
     ready = {name: manifest for name, manifest in filtered.items() if manifest is not None}
     if late := [name for name in tables if name not in ready]:
         for name in asked["tables"]:
             yield Outcome("dedup", name, "waiting", note=f"filter {late[0]} first")
         return
     _check_scores(workspace, asked, ready)
-    is_published = "phash" in asked["by"] and _uses_published(workspace, ready)
+    is_published = "phash" in asked["by"] and uses_published(workspace, ready)
     if "phash" in asked["by"] and not is_published:
-        for dataset in dict.fromkeys(name for table in ready for name in _shown(workspace, table, ready[table])):
-            outcome = hash_images(workspace, dataset, force=force, dry_run=dry_run)
-            yield outcome
-    sources = _sources(workspace, asked, ready, is_published)
+        shown = (shown_datasets(workspace, table, manifest) for table, manifest in ready.items())
+        for dataset in dict.fromkeys(chain.from_iterable(shown)):
+            yield hash_images(workspace, dataset, force=force, dry_run=dry_run)
+    sources = sources_of(workspace, asked, ready, is_published)
     if not any(source.keys for source in sources if not source.is_protected):
         for name in asked["tables"]:
             yield Outcome("dedup", name, "waiting", note="images first, then filter")
@@ -136,20 +152,10 @@ def _can_have(workspace: Workspace, table: str, key: str) -> bool:
     if key == "caption":
         return definition.shape.column(CAPTION) is not None
     if key == "url":
-        return _is_url(own, definition)
+        return is_url(own, definition)
     if key == "phash" and PHASH in definition.extra:
         return True
-    return definition.shape.image_path is not None and not _are_given(workspace, table)
-
-
-def _is_url(own: Dataset, definition: Table) -> bool:
-    return isinstance(own.images, UrlImages) and definition.images_from is None
-
-
-def _are_given(workspace: Workspace, table: str) -> bool:
-    own, definition = workspace.table(table)
-    shown = definition.image_datasets(own.name).values()
-    return any(isinstance(workspace.catalogue.dataset(name).images, GivenImages) for name in shown)
+    return definition.shape.image_path is not None and not are_given(workspace, table)
 
 
 def _check_scores(workspace: Workspace, asked: Mapping[str, Any], filtered: Mapping[str, Manifest]) -> None:
@@ -169,156 +175,111 @@ def _check_scores(workspace: Workspace, asked: Mapping[str, Any], filtered: Mapp
         )
 
 
-def _uses_published(workspace: Workspace, filtered: Mapping[str, Manifest]) -> bool:
-    """Whether perceptual hashes are the publishers' own; hashes of two sorts cannot be compared.
-
-    Computed ones are taken where a table has images and no published hash.
-    """
-    published = {name: _has_phash(workspace, name) for name in filtered}
-    return any(published.values()) and not any(
-        _shown(workspace, name, filtered[name]) for name in filtered if not published[name]
-    )
-
-
-def _has_phash(workspace: Workspace, table: str) -> bool:
-    samples = read_finished(workspace.normalized(table))
-    return samples is not None and bool(samples.counts.get(PHASH))
-
-
-def _shown(workspace: Workspace, table: str, filtered: Manifest) -> tuple[str, ...]:
-    """Datasets whose index has the table's images; none where they are given, or not fetched yet."""
-    own, definition = workspace.table(table)
-    names = tuple(dict.fromkeys(definition.image_datasets(own.name).values()))
-    is_indexed = filtered.facts["has_images"] and not _are_given(workspace, table)
-    return names if is_indexed and definition.shape.image_path else ()
-
-
-# -- where the rows are ------------------------------------------------------------------------------------------------
-
-
-def _sources(
-    workspace: Workspace, asked: Mapping[str, Any], filtered: Mapping[str, Manifest], is_published: bool
-) -> list[Source]:
-    """Every shard whose rows are looked at, numbered in the order of the tables.
-
-    Raises:
-        UsageError: a file has none of the columns that are asked for.
-    """
-    sources: list[Source] = []
-    for name in (*asked["tables"], *asked["against"]):
-        if name in filtered:
-            sources += _of_table(workspace, name, asked, filtered[name], is_published, len(sources))
-        else:
-            sources += _of_files(workspace, name, asked, len(sources))
-    return sources
-
-
-def _of_table(
-    workspace: Workspace,
-    name: str,
-    asked: Mapping[str, Any],
-    filtered: Manifest,
-    is_published: bool,
-    first: int,
-) -> Iterator[Source]:
-    own, definition = workspace.table(name)
-    samples = read_finished(workspace.normalized(name))
-    if samples is None or len(samples.shards) != len(filtered.shards):
-        raise UsageError(f"table {name} was normalized anew since it was filtered", "Run `prep filter`.")
-    has_phash = is_published and _has_phash(workspace, name)
-    shown = _shown(workspace, name, filtered)
-    is_url = _is_url(own, definition)
-    folders = (workspace.normalized(name), workspace.filtered(name), workspace.dropped(name))
-    has = {"url": is_url, "caption": definition.shape.column(CAPTION) is not None, "sha256": bool(shown)}
-    has["phash"] = has_phash if is_published else bool(shown)
-    indexes = {dataset: read_finished(workspace.index(dataset)) for dataset in shown}
-    for number, (shard, part) in enumerate(zip(samples.shards, samples.facts["parts"], strict=True)):
-        images = []
-        for dataset, index in indexes.items():
-            known = () if index is None else index_shards(index, name, shard.name) if is_url else index.shards
-            of_images = (workspace.index(dataset), workspace.phash(dataset))
-            paths = [tuple(folder / fact.name for fact in known) for folder in of_images]
-            images.append(Images(dataset, paths[0], () if is_published else paths[1]))
-        yield Source(
-            name,
-            part,
-            first + number,
-            tuple(key for key in asked["by"] if has[key] and (key in ("url", "caption") or has_phash or _any(images))),
-            name in asked["against"],
-            definition.kind,
-            tuple(filtered.facts["columns"]),
-            is_url,
-            tuple(folder / shard.name for folder in folders),
-            tuple(images),
-            workspace.image_root,
-            has_phash,
-        )
-
-
-def _any(images: Sequence[Images]) -> bool:
-    return any(one.index for one in images)
-
-
-def _of_files(workspace: Workspace, name: str, asked: Mapping[str, Any], first: int) -> Iterator[Source]:
-    import pyarrow.parquet as pq
-
-    for number, path in enumerate(against_files(workspace, name)):
-        columns = tuple(pq.read_schema(path).names)
-        keys = tuple(key for key in keys_of_file(columns) if key in asked["by"])
-        if not keys:
-            raise UsageError(
-                f"{path} has none of the columns {', '.join(asked['by'])}", f"It has: {', '.join(columns)}."
-            )
-        yield Source(name, path.name, first + number, keys, True, "", columns, False, (path,), (), "", False)
-
-
-# -- the work ----------------------------------------------------------------------------------------------------------
+# -- the facts of all tables -------------------------------------------------------------------------------------------
 
 
 def _facts(
     workspace: Workspace, asked: Mapping[str, Any], sources: Sequence[Source], force: bool, dry_run: bool
 ) -> Iterator[Outcome]:
     """The facts of every table, up to date or made."""
+    if not dry_run:
+        remember_files(workspace, [source.paths[0] for source in sources if not source.kind])
     pool = pool_names(workspace, asked)
     inputs = fingerprint([VERSION, asked, pool])
     work = workspace.dedup_work / inputs
-    folders = tuple((REASONS[key], work / key) for key in asked["by"])
-    names = tuple((source.name, source.part) for source in sources)
-    builds: dict[str, Callable[..., Outcome]] = {}
-    for table in asked["tables"]:
-        own = [source for source in sources if source.name == table]
-        tasks = [
-            FactTask(source, names, folders, asked["within"], inputs, workspace.dedup(table) / source.paths[0].name)
-            for source in own
+    tasks = _fact_tasks(workspace, asked, sources, inputs, work)
+
+    def build(compared: Compared, *, force: bool, dry_run: bool = False) -> list[Outcome]:
+        facts = {"asked": asked, "pool": pool, **({"compared": compared} if asked["against"] else {})}
+        return [
+            build_shards(
+                "dedup",
+                table,
+                workspace.dedup(table),
+                own,
+                write_duplicates,
+                count_duplicates,
+                facts={"dataset": workspace.table(table)[0].name, **facts},
+                workers=workspace.workers,
+                force=force,
+                dry_run=dry_run,
+            )
+            for table, own in tasks.items()
         ]
-        facts = {"dataset": workspace.table(table)[0].name, "asked": asked, "pool": pool}
-        builds[table] = partial(
-            build_shards,
-            "dedup",
-            table,
-            workspace.dedup(table),
-            tasks,
-            write_duplicates,
-            count_duplicates,
-            facts=facts,
-            workers=workspace.workers,
-        )
-    plans = [build(force=force, dry_run=True) for build in builds.values()]
-    is_finished = all(plan.state == "up to date" for plan in plans)
-    if not is_finished and not dry_run:
+
+    compared = _known_compared(workspace, asked, pool)
+    outcomes = build(compared, force=force, dry_run=True)
+    if not dry_run and any(outcome.state != "up to date" for outcome in outcomes):
         _clear(workspace.dedup_work, work, force)
         for number, key in enumerate(asked["by"]):
             _look(workspace, asked, sources, key, work / key, [work / before for before in asked["by"][:number]])
-        plans = [build(force=True) for build in builds.values()]
+        compared = _compared(asked, sources, work)
+        outcomes = build(compared, force=True)
+    if not dry_run and workspace.dedup_work.exists():
         shutil.rmtree(workspace.dedup_work)
-    for plan in plans:
-        missing = _missing_keys(asked, [source for source in sources if source.name == plan.name])
-        yield replace(plan, note=f"no {' or '.join(missing)} here" if missing else "")
+    for outcome in outcomes:
+        yield replace(outcome, note=_note(asked, outcome.name, sources, compared))
 
 
-def _missing_keys(asked: Mapping[str, Any], sources: Sequence[Source]) -> list[str]:
-    """What none of a table's rows can be told by, now."""
-    return [key for key in asked["by"] if not any(key in source.keys for source in sources)]
+def _fact_tasks(
+    workspace: Workspace, asked: Mapping[str, Any], sources: Sequence[Source], inputs: str, work: Path
+) -> dict[str, list[FactTask]]:
+    """The tasks of each table."""
+    folders = tuple((REASONS[key], work / key) for key in asked["by"])
+    names = tuple((source.name, source.part) for source in sources)
+    tasks: dict[str, list[FactTask]] = {table: [] for table in asked["tables"]}
+    for source in sources:
+        if not source.is_protected:
+            output = workspace.dedup(source.name) / source.paths[0].name
+            tasks[source.name].append(FactTask(source, names, folders, asked["within"], inputs, output))
+    return tasks
+
+
+# -- what is said of it ------------------------------------------------------------------------------------------------
+
+
+def _compared(asked: Mapping[str, Any], sources: Sequence[Source], work: Path) -> Compared:
+    """How many rows of each source under `--against` there are, and how many of them have each key."""
+    found: dict[str, dict[str, int]] = {name: {"rows": 0} | dict.fromkeys(asked["by"], 0) for name in asked["against"]}
+    for source in sources:
+        if source.is_protected:
+            found[source.name]["rows"] += source.rows
+            for key in source.keys:
+                found[source.name][key] += keys_made(work / key, source)
+    return found
+
+
+def _known_compared(workspace: Workspace, asked: Mapping[str, Any], pool: Mapping[str, str]) -> Compared:
+    """The same, as it was found of these very rows; empty where it was not yet."""
+    for table in asked["tables"]:
+        manifest = read_manifest(workspace.dedup(table))
+        if manifest is not None and (manifest.facts["asked"], manifest.facts["pool"]) == (asked, pool):
+            return dict(manifest.facts.get("compared", {}))
+    return {}
+
+
+def _note(asked: Mapping[str, Any], table: str, sources: Sequence[Source], compared: Compared) -> str:
+    """What of a table, and of what is under `--against`, could not be looked at, and how much was."""
+    missing = _missing_keys(asked, table, sources)
+    notes = [f"no {' or '.join(missing)} here"] if missing else []
+    for name in asked["against"]:
+        if name in compared:
+            rows = [f"{compared[name][key]:,}" if compared[name][key] else "none" for key in asked["by"]]
+            first, *others = [f"{number} by {key}" for number, key in zip(rows, asked["by"], strict=True)]
+            first = first.replace(" by", f" of {compared[name]['rows']:,} rows by")
+            notes.append(f"against {name}: {', '.join([first, *others])}")
+        elif missing := _missing_keys(asked, name, sources):
+            notes.append(f"no {' or '.join(missing)} in {name}")
+    return "; ".join(notes)
+
+
+def _missing_keys(asked: Mapping[str, Any], name: str, sources: Sequence[Source]) -> list[str]:
+    """What none of the rows of a table, or of files, can be told by, now."""
+    own = [source for source in sources if source.name == name]
+    return [key for key in asked["by"] if not any(key in source.keys for source in own)]
+
+
+# -- the work ----------------------------------------------------------------------------------------------------------
 
 
 def _clear(folder: Path, work: Path, force: bool) -> None:
@@ -439,10 +400,11 @@ def _look_near(
     ]
     with bar("dedup by phash", len(pairs), "sorts") as advance:
         _run(find_pairs, pairs, lambda task: task.output, workers, advance)
-    take_out(nodes, [task.output for task in pairs], near, len(tasks), memory * workers, within=asked["within"])
+    joining = min(memory * workers, JOIN_MEMORY)
+    take_out(nodes, [task.output for task in pairs], near, len(tasks), joining, within=asked["within"])
 
 
-# -- the facts ---------------------------------------------------------------------------------------------------------
+# -- the facts of one shard --------------------------------------------------------------------------------------------
 
 
 def write_duplicates(task: FactTask) -> None:
@@ -450,31 +412,46 @@ def write_duplicates(task: FactTask) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = [(reason, lost_of(folder, task.source, within=task.within)) for reason, folder in task.folders]
-    place = np.concatenate([lost["place"] for _, lost in found])
-    winner = np.concatenate([lost["winner"] for _, lost in found])
-    reasons = [reason for reason, lost in found for _ in range(len(lost))]
-    order = np.argsort(place)
-    row = (place & np.uint64((1 << ROW_BITS) - 1)).astype(np.int64)
-    shard, of_row = (winner >> np.uint64(ROW_BITS)).tolist(), (winner & np.uint64((1 << ROW_BITS) - 1)).tolist()
-    table = pa.table(
-        {
-            ROW: pa.array(row, pa.int64()),
-            REASON: pa.array(reasons, pa.string()),
-            OF_TABLE: pa.array([task.names[number][0] for number in shard], pa.string()),
-            OF_KEY: pa.array(
-                [f"{task.names[number][1]}#{of}" for number, of in zip(shard, of_row, strict=True)], pa.string()
-            ),
-        }
+    found = [lost_of(folder, task.source, within=task.within) for _, folder in task.folders]
+    lost = np.concatenate(found)
+    number_of_reason = np.repeat(np.arange(len(found), dtype=np.int8), [len(one) for one in found])
+    found.clear()
+    order = np.argsort(lost["place"])
+    tables, parts = zip(*task.names, strict=True)
+    texts = [pa.array(values, pa.string()) for values in ([reason for reason, _ in task.folders], tables, parts)]
+    columns = [(ROW, pa.int64()), (REASON, pa.string()), (OF_TABLE, pa.string()), (OF_KEY, pa.string())]
+    schema = pa.schema(columns, metadata={sql.TASK_KEY: task.fingerprint})
+    with atomic_path(task.output) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for first in range(0, len(order), FACT_ROWS):
+            chosen = order[first : first + FACT_ROWS]
+            writer.write_table(_in_words(lost[chosen], number_of_reason[chosen], texts, schema))
+
+
+def _in_words(lost: Rows, number_of_reason: Numbers, texts: Sequence[pa.Array], schema: pa.Schema) -> pa.Table:
+    """Some of the duplicates as they are written.
+
+    Args:
+        texts: the reasons; of every shard its table; and its part.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    reasons, tables, parts = texts
+    in_shard = np.uint64((1 << ROW_BITS) - 1)
+    shard, of_row = lost["winner"] >> np.uint64(ROW_BITS), (lost["winner"] & in_shard).astype(np.int64)
+    of_key = pc.binary_join_element_wise(parts.take(pa.array(shard)), pa.array(of_row).cast(pa.string()), "#")
+    row = (lost["place"] & in_shard).astype(np.int64)
+    return pa.table(
+        [row, reasons.take(pa.array(number_of_reason)), tables.take(pa.array(shard)), of_key], schema=schema
     )
-    metadata = {sql.TASK_KEY: task.fingerprint}
-    with atomic_path(task.output) as temporary:
-        pq.write_table(table.take(order).replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
 def count_duplicates(task: FactTask) -> dict[str, int]:
     """Duplicates of the finished shard by reason."""
     import pyarrow.parquet as pq
 
-    counts = pq.read_table(task.output, columns=[REASON])[REASON].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in sorted(counts, key=lambda count: str(count["values"]))}
+    counts: Counter[str] = Counter()
+    with pq.ParquetFile(task.output) as file:
+        for batch in file.iter_batches(columns=[REASON]):
+            counts.update({found["values"]: found["counts"] for found in batch.column(0).value_counts().to_pylist()})
+    return {reason: counts[reason] for reason in sorted(counts)}

@@ -6,21 +6,21 @@ judged them before duplicates and samples, for every table that was looked at to
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prep.config import Dedup
 from prep.errors import UsageError
-from prep.files import size_of
+from prep.files import hash_file, size_of, write_text
 from prep.images.chunks import NOT_FETCHED
 from prep.manifest import Manifest, fingerprint, read_finished, read_manifest
 from prep.stages.sampling import SAMPLED_OUT
 from prep.workspace import Workspace
 
-VERSION = 1  # raise when the same inputs give other bytes
+VERSION = 2  # raise when the same inputs give other bytes
 DISTANCE = 4  # bits, unless another number is asked for
 
 # What rows have in common -> the reason to drop all but one, in the order in which they are looked for.
@@ -36,8 +36,11 @@ JUDGED_LATER = (*REASONS.values(), SAMPLED_OUT, NOT_FETCHED)
 OF_TABLE = "duplicate_of_table"
 OF_KEY = "duplicate_of"
 TEXT_TO_IMAGE = "text-to-image"  # how kinds begin of which a row is a picture and the words for it
+PHASH = "image_phash"  # a column of samples, as COYO publishes it
 PARQUET = ".parquet"
-_FOOTER_BYTES = 1 << 16
+OUT_OF_DATE = "dedup is out of date and not used"
+ASK_AGAIN = f"{OUT_OF_DATE}; `prep dedup`, then `prep filter` once more"
+_NOT_YET = "duplicates are not looked for yet"
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,17 @@ def judged_rows(filtered: Manifest | None) -> list[str] | None:
     """Names of what `filter` made of each shard before duplicates and samples; None where it has not finished."""
     if filtered is None:
         return None
-    return list(filtered.facts.get("judged") or [shard.task for shard in filtered.shards])
+    judged = filtered.facts.get("judged") or [shard.task for shard in filtered.shards]
+    return row_names(judged, [shard.passed for shard in filtered.shards])
+
+
+def row_names(judged: Iterable[str], passed: Iterable[str]) -> list[str]:
+    """Names of shards' rows: of what they are judged by, and of those that `where` let pass, which may read a file."""
+    return [f"{rules} {rows}".rstrip() for rules, rows in zip(judged, passed, strict=True)]
 
 
 def pool_names(workspace: Workspace, asked: Mapping[str, Any], own: Mapping[str, Sequence[str]] = {}) -> dict[str, str]:
-    """A name for the rows of each table that are looked at together, and of each file.
+    """A name for the rows of each table that are looked at together, with their images' hashes, and for each file.
 
     Args:
         own: table -> its judged rows, where the workspace does not say them yet.
@@ -95,20 +104,31 @@ def pool_names(workspace: Workspace, asked: Mapping[str, Any], own: Mapping[str,
     for table in (*asked["tables"], *asked["against"]):
         if table in workspace.table_names:
             judged = own.get(table) or judged_rows(read_manifest(workspace.filtered(table)))
-            names[table] = fingerprint(judged)
+            names[table] = fingerprint([judged, _hash_names(workspace, table) if "phash" in asked["by"] else []])
         else:
             files = against_files(workspace, table)
-            names[table] = fingerprint([(path.name, _parquet_name(path)) for path in files])
+            names[table] = fingerprint([(path.name, _name_of_file(workspace, path)) for path in files])
     return names
 
 
-def against_files(workspace: Workspace, name: str) -> list[Path]:
+def _hash_names(workspace: Workspace, table: str) -> list[list[str]]:
+    """Names of the perceptual hashes of a table's images: for the same images others, once more can be read."""
+    own, definition = workspace.table(table)
+    datasets = dict.fromkeys(definition.image_datasets(own.name).values())
+    known = (read_manifest(workspace.phash(dataset)) for dataset in datasets)
+    return [[shard.sha256 for shard in manifest.shards] for manifest in known if manifest is not None]
+
+
+def against_files(workspace: Workspace, path: str | Path, name: str = "") -> list[Path]:
     """The parquet files that `--against` names by a path, a relative one taken from the workspace.
+
+    Args:
+        name: the path as a person has written it.
 
     Raises:
         UsageError: there are none.
     """
-    path = workspace.root / name
+    name, path = name or str(path), workspace.root / path
     found = sorted(path.glob(f"*{PARQUET}")) if path.is_dir() else [path] if size_of(path) is not None else []
     if not found:
         raise UsageError(
@@ -118,12 +138,61 @@ def against_files(workspace: Workspace, name: str) -> list[Path]:
     return found
 
 
-def _parquet_name(path: Path) -> list[object]:
-    """A name for a parquet file, which may be large, from its size and the end, where its footer is."""
-    size = size_of(path) or 0
-    with path.open("rb") as file:
-        file.seek(max(0, size - _FOOTER_BYTES))
-        return [size, hashlib.sha256(file.read()).hexdigest()]
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _name_of_file(workspace: Workspace, path: Path) -> str:
+    """SHA-256 of a file, which may be large: of one that has not been touched since, as it is remembered."""
+    known = _known_files(workspace.dedup_files).get(str(path))
+    return known[1] if known is not None and known[0] == _touched(path) else hash_file(path)
+
+
+def remember_files(workspace: Workspace, paths: Iterable[Path]) -> None:
+    """Hash those files that were touched since they were hashed last, and remember only these."""
+    before = _known_files(workspace.dedup_files)
+    known = {}
+    for path in paths:
+        touched = _touched(path)
+        known[str(path)] = [touched, _name_of_file(workspace, path)]
+    if known and known != before:
+        write_text(workspace.dedup_files, json.dumps(known, indent=1, sort_keys=True) + "\n")
+    elif not known:
+        workspace.dedup_files.unlink(missing_ok=True)
+
+
+def _touched(path: Path) -> str:
+    """When a file was changed last, and what tells it from another: the time of writing alone can be set back."""
+    status = path.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _known_files(path: Path) -> dict[str, list[str]]:
+    """Of each file: when it was touched, and its SHA-256."""
+    try:
+        known = json.loads(path.read_bytes())
+        return {name: [str(touched), str(sha256)] for name, (touched, sha256) in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+# -- for filter --------------------------------------------------------------------------------------------------------
+
+
+def comes_first(workspace: Workspace, name: str) -> str:
+    """Why the duplicates of a filtered table are still among its rows, where `prep dedup` can find them now; or empty.
+
+    Before the images are there it finds none by their bytes, and by their looks only where these are published.
+    """
+    request, filtered = workspace.given_rules().dedup, read_manifest(workspace.filtered(name))
+    if request is None or filtered is None:
+        return ""
+    can_be = {"url", "caption"} | ({"phash"} if PHASH in workspace.table(name)[1].extra else set())
+    if not filtered.facts["has_images"] and not can_be & set(request.by or ()):
+        return ""
+    _, asked, note = find_duplicates(workspace, name, judged_rows(filtered) or ())
+    if asked and filtered.facts.get("dedup") != asked["dedup"]:
+        return "duplicates are found and not dropped yet"
+    return note.partition(";")[0]
 
 
 def find_duplicates(
@@ -142,15 +211,15 @@ def find_duplicates(
         return {}, {}, ""
     manifest = read_finished(workspace.dedup(name))
     if manifest is None:
-        return {}, {}, "duplicates are not looked for yet; `prep dedup` does"
+        return {}, {}, f"{_NOT_YET}; `prep dedup` does"
+    asked = in_full(workspace, request)
     try:
-        asked = in_full(workspace, request)
         holds = manifest.facts["asked"] == asked
         holds = holds and manifest.facts["pool"] == pool_names(workspace, asked, {name: judged})
     except UsageError:  # a file that is not there any more
         holds = False
     if not holds:
-        return {}, {}, "dedup is out of date and not used; `prep dedup`, then `prep filter` once more"
+        return {}, {}, ASK_AGAIN
     folder = workspace.dedup(name)
     known = REASONS.values()
     found = {

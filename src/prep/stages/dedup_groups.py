@@ -155,7 +155,7 @@ def runs_of(batches: Iterator[Rows], most: int) -> Iterator[Rows]:
     for batch in batches:
         waiting.append(batch)
         if sum(map(len, waiting)) >= most:
-            yield np.concatenate(waiting)
-            waiting = []
+            run, waiting = np.concatenate(waiting), []  # not held while the run is sorted
+            yield run
     if waiting:
         yield np.concatenate(waiting)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 
 from prep import sql
+from prep.errors import DataError
 from prep.files import write_text
 from prep.schema import AESTHETIC_SCORE, CAPTION, HEIGHT, KINDS, REASON, ROW, URL, WIDTH
-from prep.stages.dedup_facts import JUDGED_LATER
+from prep.stages.dedup_facts import JUDGED_LATER, PHASH
 from prep.stages.dedup_groups import (
     ABSENT,
     KEYS,
@@ -38,18 +40,21 @@ if TYPE_CHECKING:
 
 RUN_ROWS = 2_000_000  # sorted in memory at once
 BATCH_ROWS = 65_536
-PHASH = "image_phash"  # a column of samples, as COYO publishes it
 DONE = "done"  # a file in a folder of runs: all of them are there
 
-# What a row's key is made of, as SQL over `value`. Spaces of any sort count as one, and not at the ends.
+# What a row's key is made of, as SQL over `value`. Spaces of any sort count as one, and not at the ends. DuckDB ends
+# a text at a NUL where it normalises it; U+FFFF is no character, so no text has it.
 _TEXT = r"nullif(trim(regexp_replace({}, '[\s\p{{Z}}]+', ' ', 'g')), '')"
 _ADDRESS = r"nullif(regexp_replace(value, '^[\s\p{Z}]+|[\s\p{Z}]+$', '', 'g'), '')"
 _KEY_OF = {
     "url": f"unhex(substr(sha256({_ADDRESS}), 1, 32))",
-    "caption": f"unhex(substr(sha256({_TEXT.format('nfc_normalize(value)')}), 1, 32))",
+    "caption": f"unhex(substr(sha256({_TEXT.format('nfc_normalize(replace(value, chr(0), chr(65535)))')}), 1, 32))",
     "sha256": "CASE WHEN regexp_full_match(value, '[0-9a-fA-F]{64}') THEN unhex(substr(value, 1, 32)) END",
     "phash": "CASE WHEN regexp_full_match(value, '[0-9a-fA-F]{16}') THEN unhex(value) END",
 }
+_DIGITS = {"sha256": 64, "phash": 16}
+ENOUGH = 8  # hashes of 16 hexadecimal digits that are all decimal by chance: one in 10^26
+_TEXTS, _BYTES = ("VARCHAR", "ENUM"), "BLOB"  # columns of files: DuckDB's types
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,10 @@ class Source:
         number: of the shard among all that are looked at together; it tells which is first.
         keys: what its rows have to be told by.
         is_protected: none of its rows is taken out.
-        columns: of the kept rows.
+        columns: of the kept rows; of a file, each with its type.
         paths: the shard's samples, kept and dropped rows; or the file alone.
         has_phash: the samples have perceptual hashes of their publisher's, which count.
+        rows: that pass all that is judged before duplicates are; of a file all.
     """
 
     name: str
@@ -87,12 +93,13 @@ class Source:
     keys: tuple[str, ...]
     is_protected: bool
     kind: str
-    columns: tuple[str, ...]
+    columns: Mapping[str, str]
     is_url: bool
     paths: tuple[Path, ...]
     images: tuple[Images, ...]
     image_root: str
     has_phash: bool
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,11 @@ class KeyTask:
 
 
 def make_keys(task: KeyTask) -> None:
-    """Write the runs of one shard and, beside each, which of its rows are others of it once more."""
+    """Write the runs of one shard and, beside each, which of its rows are others of it once more.
+
+    Raises:
+        DataError: a file is damaged, or its hashes are not of the form that is compared.
+    """
     source = task.source
     shutil.rmtree(task.output, ignore_errors=True)
     task.output.mkdir(parents=True)
@@ -126,14 +137,47 @@ def make_keys(task: KeyTask) -> None:
     passed = np.sort(np.concatenate([np.empty(0, dtype=np.uint64), *gone]))
     mend = "`prep filter --force` writes it anew; of a file, mend it."
     with sql.connect(task.output / "keys", task.memory) as connection, sql.data_errors(str(task), mend):
+        if not source.kind and task.key in _DIGITS:
+            _check_hashes(connection, task)
         reader = connection.sql(_query(task)).to_arrow_reader(BATCH_ROWS)
         batches = (_rows(batch, task, passed) for batch in reader)
+        rows = 0
         for number, run in enumerate(runs_of(batches, RUN_ROWS)):
-            best, lost = split_best(run)
-            save(task.output / f"run-{number:05d}.npy", best)
-            if not source.is_protected:
-                save(task.output / f"once-more-{number:05d}.npy", lost)
-    write_text(task.output / DONE, "")
+            rows += len(run)
+            _save_run(task, number, run)
+    write_text(task.output / DONE, str(rows))
+
+
+def _save_run(task: KeyTask, number: int, run: Rows) -> None:
+    best, lost = split_best(run)
+    save(task.output / f"run-{number:05d}.npy", best)
+    if not task.source.is_protected:
+        save(task.output / f"once-more-{number:05d}.npy", lost)
+
+
+def keys_made(folder: Path, source: Source) -> int:
+    """How many rows of a shard have a key, and were not taken out by an earlier one.
+
+    Args:
+        folder: of that sort of key.
+    """
+    return int((folder / "keys" / str(source.number) / DONE).read_text())
+
+
+def _check_hashes(connection: duckdb.DuckDBPyConnection, task: KeyTask) -> None:
+    """Raise DataError unless a file's hashes are hexadecimal digits, as the tables' are."""
+    digits = _DIGITS[task.key]
+    [(given, fitting, decimal)] = connection.execute(
+        f"SELECT count(value), count(*) FILTER (regexp_full_match(value, '[0-9a-fA-F]{{{digits}}}')), "
+        f"count(*) FILTER (regexp_full_match(value, '[0-9]+')) FROM ({_of_file(task)})"
+    ).fetchall()
+    where, form = task.source.paths[0], f"Write it as {digits} hexadecimal digits: in Python f'{{number:0{digits}x}}'."
+    if given and not fitting:
+        raise DataError(
+            f"{where}: {task.key} is {digits} hexadecimal digits in none of its {given:,} rows with one", form
+        )
+    if given >= ENOUGH and decimal == given:
+        raise DataError(f"{where}: {task.key} looks like decimal numbers in all of its {given:,} rows with one", form)
 
 
 def _rows(batch: pa.RecordBatch, task: KeyTask, passed: Numbers) -> Rows:
@@ -201,7 +245,7 @@ def _candidates(task: KeyTask) -> str:
     if task.key == "phash" and source.has_phash:
         joined = f"SELECT {ROW}, {PHASH} AS value FROM {sql.parquet_files([samples])}"
         return f"SELECT c.* REPLACE (s.value AS value) FROM ({rows}) c JOIN ({joined}) s ON s.{ROW} = c.{ROW}"
-    stored = below_store("c.path", source.image_root)
+    stored = below_store("c.path", source.image_root)  # an adopted folder may lie below the store
     return f"SELECT c.* REPLACE (i.value AS value) FROM ({rows}) c JOIN ({_images(task)}) i ON i.path = {stored}"
 
 
@@ -211,7 +255,8 @@ def _images(task: KeyTask) -> str:
     for images in task.source.images:
         shards = images.phash if task.key == "phash" else images.index
         if shards:
-            path = f"if(starts_with(path, '/'), path, {sql.text(images.dataset + '/')} || path)"
+            whole = below_store("path", task.source.image_root)
+            path = f"if(starts_with(path, '/'), {whole}, {sql.text(images.dataset + '/')} || path)"
             rows = f"SELECT {path} AS path, {task.key} AS value FROM {sql.parquet_files(shards)}"
             known.append(f"{rows} WHERE path IS NOT NULL AND {task.key} IS NOT NULL")
     # Two keys of an index may lead to one image.
@@ -221,19 +266,46 @@ def _images(task: KeyTask) -> str:
 def _of_file(task: KeyTask) -> str:
     """SQL of the rows of a parquet file that is no table of the workspace."""
     (path,) = task.source.paths
-    names = {column.lower(): column for column in task.source.columns}
-    value = names.get(task.key) or names[PHASH]
+    column = keys_of_file(task.source.columns)[task.key]
+    value = sql.name(column)
+    if task.source.columns[column] == _BYTES:  # texts that nobody has called texts; of SHA-256 also its 32 bytes
+        value = (
+            f"decode({value})"
+            if task.key != "sha256"
+            else f"if(octet_length({value}) = 32, hex({value}), decode({value}))"
+        )
     nothing = "CAST(NULL AS DOUBLE)"
     return (
         f"SELECT row_number() OVER () - 1 AS {ROW}, {nothing} AS score, {nothing} AS pixels, false AS absent, "
-        f"CAST({sql.name(value)} AS VARCHAR) AS value FROM {sql.parquet_files([path])}"
+        f"CAST({value} AS VARCHAR) AS value FROM {sql.parquet_files([path])}"
     )
 
 
-def keys_of_file(columns: Sequence[str]) -> tuple[str, ...]:
-    """What rows of a file with these columns can be told by."""
-    names = {column.lower() for column in columns}
-    return tuple(key for key in _KEY_OF if key in names or (key == "phash" and PHASH in names))
+def columns_of_file(path: Path) -> dict[str, str]:
+    """Every column of a parquet file, with its type as DuckDB names it.
+
+    Raises:
+        DataError: it is none, or damaged.
+    """
+    with sql.connect() as connection:
+        try:
+            columns = connection.execute(f"DESCRIBE SELECT * FROM {sql.parquet_files([path])}").fetchall()
+        except duckdb.Error as error:
+            raise DataError(f"{path}: {str(error).splitlines()[0]}", "--against takes parquet files.") from error
+    return {name: type_ for name, type_, *_ in columns}
+
+
+def keys_of_file(columns: Iterable[str]) -> dict[str, str]:
+    """What rows of a file with these columns can be told by, each with its column."""
+    names = {column.lower(): column for column in columns}
+    if PHASH in names:
+        names.setdefault("phash", names[PHASH])
+    return {key: names[key] for key in _KEY_OF if key in names}
+
+
+def is_text(type_: str) -> bool:
+    """Whether values of a DuckDB type are texts, or bytes that may be."""
+    return type_ in (_BYTES, '"NULL"') or (type_.startswith(_TEXTS) and not type_.endswith("]"))
 
 
 # -- what was taken out ------------------------------------------------------------------------------------------------

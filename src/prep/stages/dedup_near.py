@@ -170,10 +170,15 @@ def take_out(
             "WHERE value IN (SELECT a FROM pairs UNION SELECT b FROM pairs)"
         )
         count = connection.execute("SELECT count(*) FROM ranked").fetchall()[0][0]
+        for side, before in (("a", "pairs"), ("b", "with_a")):  # one by one, as joins at work together share the memory
+            connection.execute(
+                f"CREATE TEMP TABLE with_{side} AS SELECT {before}.* EXCLUDE ({side}), number AS {side}_number, "
+                f"rank AS {side}_rank FROM {before} JOIN ranked ON value = {side}"
+            )
+            connection.execute(f"DROP TABLE {before}")
         both = (
-            "SELECT greatest(x.number, y.number) AS later, least(x.number, y.number) AS earlier, "
-            "greatest(x.rank, y.rank) AS later_rank, least(x.rank, y.rank) AS earlier_rank "
-            "FROM pairs JOIN ranked x ON x.value = pairs.a JOIN ranked y ON y.value = pairs.b"
+            "SELECT greatest(a_number, b_number) AS later, least(a_number, b_number) AS earlier, "
+            "greatest(a_rank, b_rank) AS later_rank, least(a_rank, b_rank) AS earlier_rank FROM with_b"
         )
         edges = f"SELECT later, earlier FROM ({both}) WHERE {counts} ORDER BY later, earlier"
         with TemporaryDirectory(dir=target.parent, prefix=".taken-") as folder:

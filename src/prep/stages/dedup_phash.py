@@ -13,11 +13,14 @@ from prep.images.encode import Undecodable
 from prep.images.index import OK
 from prep.images.phash import VERSION, phash
 from prep.images.store import Store, open_store
-from prep.manifest import fingerprint, read_finished
+from prep.manifest import fingerprint, known_shards, read_finished
 from prep.stages.shards import Outcome, ShardTask, build_shards
 from prep.workspace import Workspace
 
-HASHED, UNHASHED = "hashed", "unhashed"  # among a manifest's counts
+# What became of an image, in its row and among a manifest's counts: it has a hash; it is of one grey, or no image; its
+# bytes were not to be had, which is tried again.
+HASHED, UNHASHED, UNREADABLE = "hashed", "unhashed", "unreadable"
+FORM = 2  # raise when the shards' columns change
 BLOCK = 256  # images of which a worker has the bytes at once, at most
 READS = 8  # images read at once: a store far away answers many as soon as one
 
@@ -41,11 +44,11 @@ class PhashTask(ShardTask):
     @property
     def fingerprint(self) -> str:
         """Everything the shard is made from."""
-        return fingerprint([VERSION, self.index_sha256])
+        return fingerprint([VERSION, FORM, self.index_sha256])
 
 
 def hash_images(workspace: Workspace, dataset: str, *, force: bool = False, dry_run: bool = False) -> Outcome:
-    """Hash every image of a dataset's index that can be read; the others get none.
+    """Hash every image of a dataset's index that can be read; the others get none, and are read again next time.
 
     Raises:
         DataError: hardly an image of a shard can be read, so that they are not where the index says.
@@ -66,6 +69,8 @@ def hash_images(workspace: Workspace, dataset: str, *, force: bool = False, dry_
         for shard in index.shards
     ]
     facts = {"dataset": dataset, "version": VERSION}
+    known = known_shards(workspace.phash(dataset))
+    unreadable = {shard.name for shard in known.values() if shard.counts.get(UNREADABLE)}
     return build_shards(
         "phash",
         dataset,
@@ -77,11 +82,12 @@ def hash_images(workspace: Workspace, dataset: str, *, force: bool = False, dry_
         workers=workspace.workers,
         force=force,
         dry_run=dry_run,
+        is_stale=lambda task: task.output.name in unreadable,
     )
 
 
 def hash_shard(task: PhashTask) -> None:
-    """Write path and hash of every image of one shard, in the index's order.
+    """Write path, hash and what became of it for every image of one shard, in the index's order.
 
     Raises:
         DataError: none of at least ten images can be read.
@@ -90,7 +96,8 @@ def hash_shard(task: PhashTask) -> None:
     import pyarrow.parquet as pq
 
     # In the form of COYO's column: 16 hexadecimal digits.
-    schema = pa.schema([("path", pa.string()), ("phash", pa.string())], metadata={sql.TASK_KEY: task.fingerprint})
+    columns = [("path", pa.string()), ("phash", pa.string()), ("status", pa.string())]
+    schema = pa.schema(columns, metadata={sql.TASK_KEY: task.fingerprint})
     store = open_store(task.image_root, task.dataset, task.s3_endpoint)
     tried = read = 0
     with (
@@ -105,7 +112,8 @@ def hash_shard(task: PhashTask) -> None:
             images = list(threads.map(lambda path: _read(store, path), paths))
             found = [None if data is None else _hash(data) for data in images]
             tried, read = tried + len(images), read + len(images) - images.count(None)
-            writer.write_table(pa.table([paths, found], schema=schema))
+            statuses = [_status(data, hash_) for data, hash_ in zip(images, found, strict=True)]
+            writer.write_table(pa.table([paths, found, statuses], schema=schema))
         if tried >= 10 and not read:
             raise DataError(
                 f"{task.index}: none of its {tried:,} images can be read below {task.image_root}",
@@ -130,10 +138,16 @@ def _hash(data: bytes) -> str | None:
     return None if found is None else f"{found:016x}"
 
 
+def _status(data: bytes | None, found: str | None) -> str:
+    if data is None:
+        return UNREADABLE
+    return UNHASHED if found is None else HASHED
+
+
 def count_hashed(task: PhashTask) -> dict[str, int]:
-    """How many images have a hash, and how many could not be read or have no structure."""
+    """How many images have a hash, how many have none, and how many could not be read."""
     import pyarrow.parquet as pq
 
-    column = pq.read_table(task.output, columns=["phash"])["phash"]
-    counts = {HASHED: len(column) - column.null_count, UNHASHED: column.null_count}
-    return {name: count for name, count in counts.items() if count}
+    found = pq.read_table(task.output, columns=["status"])["status"].value_counts().to_pylist()
+    counts = {one["values"]: one["counts"] for one in found}
+    return {status: counts[status] for status in (HASHED, UNHASHED, UNREADABLE) if status in counts}

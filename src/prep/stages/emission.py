@@ -10,10 +10,10 @@ from typing import Any
 from prep.config import STAGE_FOLDERS, Entry
 from prep.errors import ConfigError, DataError, UsageError
 from prep.images.chunks import NOT_FETCHED
-from prep.manifest import Manifest, fingerprint, read_finished
+from prep.manifest import MANIFEST_NAME, Manifest, fingerprint, read_finished
 from prep.stages.filter import TEXT_ONLY, effective_rules
 from prep.trainers.lavida_o import Sampling, parse_sampling
-from prep.workspace import CONFIG_NAME, LOCK_NAME, RULES_NAME, Workspace
+from prep.workspace import CONFIG_NAME, LOCK_NAME, OWN_FILES, RULES_NAME, Workspace
 
 _MARK = "# content "  # in our header: the fingerprint of what follows, to tell our own text from an edited one
 
@@ -150,21 +150,31 @@ def not_fetched_notes(ready: Sequence[Ready]) -> tuple[str, ...]:
 # -- whose file it is ----------------------------------------------------------------------------------------
 
 
-def check_place(workspace: Workspace, path: Path) -> None:
+def check_place(
+    workspace: Workspace,
+    path: Path,
+    what: str = "what a trainer reads",
+    remedy: str = "Name another file with -o, or the trainer's own YAML with --append.",
+) -> None:
     """Make sure that what is about to be written does not go where the workspace keeps something else.
 
+    Args:
+        what: what is written.
+        remedy: what to type instead.
+
     Raises:
-        UsageError: it does: a file that says what the workspace is, a folder of a stage, or the image store.
+        UsageError: it does: a file that says what the workspace is or who is at work, a folder of a stage, or the image
+            store.
     """
     place = path.resolve()
     files = {workspace.recipe_path, *(workspace.root / name for name in (CONFIG_NAME, RULES_NAME, LOCK_NAME))}
     folders = [workspace.root / name for name in STAGE_FOLDERS if name != "training"]
     folders += [] if workspace.image_root.startswith("s3://") else [Path(workspace.image_root)]
-    if any(place == own.resolve() for own in files) or any(place.is_relative_to(own.resolve()) for own in folders):
-        raise UsageError(
-            f"{path} belongs to the workspace itself, and is no place for what a trainer reads",
-            "Name another file with -o, or the trainer's own YAML with --append.",
-        )
+    steps = place.relative_to(workspace.root).parts if place.is_relative_to(workspace.root) else ()
+    is_own = place.name == MANIFEST_NAME or any(step.startswith(OWN_FILES) for step in steps)
+    is_own |= place in {own.resolve() for own in files}
+    if is_own or any(place.is_relative_to(own.resolve()) for own in folders):
+        raise UsageError(f"{path} belongs to the workspace itself, and is no place for {what}", remedy)
 
 
 def marked(body: str) -> str:

@@ -21,7 +21,7 @@ from prep.config import ArchiveImages, Captions, Dataset, GivenImages, Rules, Ta
 from prep.errors import ConfigError, DataError
 from prep.images.chunks import NOT_FETCHED, index_shards
 from prep.images.matching import Indexed, image_facts, type_of
-from prep.manifest import Manifest, Shard, fingerprint, read_finished, read_manifest
+from prep.manifest import Manifest, Shard, fingerprint, known_shards, read_finished, read_manifest
 from prep.schema import (
     AESTHETIC_SCORE,
     CAPTION,
@@ -40,7 +40,8 @@ from prep.schema import (
     Column,
     Kind,
 )
-from prep.stages.dedup_facts import Duplicates, find_duplicates
+from prep.stages.dedup_facts import ASK_AGAIN, Duplicates, find_duplicates, judged_rows, row_names
+from prep.stages.predicate import EVERY, names_in, parsed_query, query_text, without
 from prep.stages.sampling import (
     ALL,
     HASH,
@@ -53,12 +54,14 @@ from prep.stages.sampling import (
     rows_wanted,
 )
 from prep.stages.scored import ScoreColumn, ShardScores, find_scores, shard_scores, with_scores
-from prep.stages.shards import Outcome, ShardTask, build_shards, share_memory
+from prep.stages.shards import Outcome, ShardTask, build_shards, metadata_in, share_memory
 from prep.trainers.lavida_o import DEFAULT_AES_CUTOFF, S3_SCHEME, place_of_images, stored_path
-from prep.workspace import Workspace
+from prep.workspace import Workspace, name_of_samples
 
-VERSION = 4  # raise when the same inputs give other bytes
+VERSION = 5  # raise when the same inputs give other bytes
 TEXT_ONLY = "text_only"  # among a manifest's counts
+PASSED = "prep.passed"  # in a kept shard's metadata: a name for the rows that `where` let pass
+_PASSED = f"SELECT concat(count(*), ' ', coalesce(sum(hash({ROW})), 0)) FROM passing"
 NO_SCORES = "no aesthetic scores, so no aes_cutoff"
 
 
@@ -111,11 +114,6 @@ class FilterTask(ShardTask):
         return self.rules.seed or 0
 
     @property
-    def asks_images(self) -> bool:
-        """Whether `where` asks for facts of images."""
-        return any(name in (self.rules.where or "") for name in (IMAGE_STATUS, *IMAGE_FACTS))
-
-    @property
     def shape(self) -> Kind:
         """The table's kind, with its columns."""
         return KINDS[self.kind]
@@ -152,6 +150,10 @@ class FilterTask(ShardTask):
         duplicates = [] if self.duplicates is None else [["dedup", self.duplicates.sha256]]
         sample = [] if self.below is None else [["sample", self.seed, self.below]]
         return fingerprint([VERSION, self.samples_sha256, how, rules, facts, *scores, *duplicates, *sample])
+
+    def passed(self) -> str:
+        """Name of the rows of the finished shard that `where` let pass; empty without one."""
+        return (metadata_in(self.output, PASSED) or "") if self.rules.where is not None else ""
 
     @property
     def judged(self) -> str:
@@ -194,7 +196,9 @@ def filter_table(
     workers, share = share_memory(workspace, len(tasks), memory)
     tasks = [replace(task, memory=share) for task in tasks]
     judged = [task.judged for task in tasks]
-    duplicates, dedup, dedup_note = find_duplicates(workspace, name, judged)
+    known = known_shards(workspace.filtered(name))
+    passed = [known[task.output.name].passed if task.output.name in known else task.passed() for task in tasks]
+    duplicates, dedup, dedup_note = find_duplicates(workspace, name, row_names(judged, passed))
     tasks = [replace(task, duplicates=duplicates.get(task.output.name)) for task in tasks]
     sample: Mapping[str, Any] | Outcome = {}
     if applied.sample is not None:
@@ -217,6 +221,7 @@ def filter_table(
             "rules": applied.model_dump(mode="json", exclude_none=True),
             "has_images": _kind_of_images(next(iter(images_of.values()))) == "given" or indexes[0] is not None,
             "rows_in": normalized.rows,
+            "samples": name_of_samples(normalized),
             **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
             **dedup,
             **({"sample": sample} if sample else {}),
@@ -228,8 +233,10 @@ def filter_table(
     )
     if NO_SCORES in notes and not score_notes and table.shape.column(AESTHETIC_SCORE):
         score_notes = [f"`prep score {name}` computes scores"]
+    if dedup and outcome.manifest and judged_rows(outcome.manifest) != row_names(judged, passed):
+        dedup_note = ASK_AGAIN  # `where` let other rows pass than those that were looked at
     score_notes += _unscored(workspace.filtered(name), outcome.manifest, scores)
-    return replace(outcome, note="; ".join(filter(None, [*notes, *score_notes, dedup_note])))
+    return replace(outcome, note="; ".join(filter(None, [outcome.note, *notes, *score_notes, dedup_note])))
 
 
 def _comes_first(
@@ -449,7 +456,8 @@ def split_samples(task: FilterTask) -> None:
     """Write the dropped, then the kept rows of one shard.
 
     Raises:
-        DataError: `where` cannot be asked of a row, or an input is damaged.
+        ConfigError: `where` cannot be asked of a row.
+        DataError: an input is damaged.
     """
     metadata = {sql.TASK_KEY: task.fingerprint}
     kept = [*task.columns, KEY, ROW, IMAGE_KEY, *([URL] if task.images == "url" else [])]
@@ -474,6 +482,8 @@ def split_samples(task: FilterTask) -> None:
             text = f"SELECT * REPLACE ({', '.join(f'NULL AS {name}' for name in shown)}) FROM ({passing})"
             written += sql.write_with_nulls(connection, f"{text} WHERE NOT ({has_image})", task.text_only, metadata)
             passing = f"SELECT * FROM ({passing}) WHERE {has_image}"
+        if task.rules.where is not None:
+            metadata[PASSED] = connection.execute(_PASSED).fetchall()[0][0]
         written += sql.copy_to_parquet(connection, passing, task.output, metadata)
     if written != rows:
         for output in task.outputs:
@@ -482,7 +492,7 @@ def split_samples(task: FilterTask) -> None:
 
 
 def _data_errors(task: FilterTask) -> AbstractContextManager[None]:
-    mend = "If it is the --where, `prep filter --reset` forgets it; if a file is damaged, remove its folder and run."
+    mend = "Is a file damaged? Remove its folder, and `prep run` makes it again."
     return sql.data_errors(f"{task.samples}, or its image index", mend)
 
 
@@ -491,22 +501,46 @@ def _judged(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> str:
     if task.captions:
         _find_captions(connection, task)
     if task.rules.where is not None:  # asked once: it need not give the same answer twice
-        connection.execute(f"CREATE TEMP TABLE passing AS {_asked(task)}")
+        _ask_where(connection, task)
     if task.duplicates is not None and task.duplicates.reasons:
         shard = sql.parquet_files([task.duplicates.shard])
         connection.execute(f"CREATE TEMP TABLE duplicates AS SELECT {ROW}, {REASON} FROM {shard}")
     return f"SELECT * EXCLUDE ({DROP_REASON}, {IMAGE_STATUS}), {_reason(task)} AS {REASON} FROM ({_with_facts(task)})"
 
 
-def _asked(task: FilterTask) -> str:
+def _ask_where(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> None:
+    """Make the table `passing`, of the rows for which `where` is true.
+
+    Raises:
+        ConfigError: it cannot be asked of a row. Files that cannot be read are DuckDB's error, as anywhere.
+    """
+    try:
+        connection.execute(f"CREATE TEMP TABLE passing AS {_asked(connection, task)}")
+    except duckdb.Error as error:
+        if sql.is_of_machine(error):
+            raise
+        connection.execute(f"SELECT bit_xor(hash(facts)) FROM ({_with_facts(task)}) facts").fetchall()
+        raise ConfigError(
+            f"--where {task.rules.where!r}, of {task.samples}: {str(error).splitlines()[0]}",
+            "TRY_CAST gives null where CAST is an error. `prep filter --reset` forgets it, if it was given there.",
+        ) from error
+
+
+def _asked(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> str:
     """SQL of the rows for which `where` is true.
 
-    Where it asks for facts of an image that is still to be fetched, also those for which it may come true then.
+    What it asks of an image is left out for rows whose image is still to be fetched; then it is asked.
     """
+    sql.confine(connection)
     answer = f"({task.rules.where}\n)"
-    if task.asks_images and task.images == "url":
-        answer = f"coalesce({answer}, {IMAGE_STATUS} IS NULL)"
-    return f"SELECT {ROW} FROM ({_with_facts(task, asked=True)}) WHERE {answer}"
+    own = {name.lower() for name, *_ in connection.execute(f"DESCRIBE {_with_facts(task)}").fetchall()}
+    facts = {name: fact for name, fact in IMAGE_FACTS.items() if name not in own}
+    query = parsed_query(connection, f"SELECT {answer}")
+    named = names_in(query)
+    if task.images == "url" and named & (unknown := {*facts, IMAGE_STATUS, task.shape.image_path, EVERY}):
+        early = query_text(connection, without(query, unknown)).removeprefix("SELECT ")
+        answer = f"CASE WHEN {IMAGE_STATUS} IS NULL THEN {early} ELSE {answer} END"
+    return f"SELECT {ROW} FROM ({_with_facts(task, facts if named & {*facts, EVERY} else {})}) WHERE {answer}"
 
 
 def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> None:
@@ -526,13 +560,13 @@ def _find_captions(connection: duckdb.DuckDBPyConnection, task: FilterTask) -> N
     )
 
 
-def _with_facts(task: FilterTask, *, asked: bool = False) -> str:
+def _with_facts(task: FilterTask, more: Mapping[str, str] | None = None) -> str:
     """SQL of the samples with what is known of their images, the captions of another table, and their scores.
 
     Args:
-        asked: with those facts of images too that `where` alone may ask for.
+        more: those facts of images that `where` alone may ask for, each with what the index calls it.
     """
-    facts = _with_image_facts(task, IMAGE_FACTS if asked and task.asks_images else {})
+    facts = _with_image_facts(task, more or {})
     if task.captions:
         on = f"CAST(f.{sql.name(task.captions_by)} AS VARCHAR)"
         facts = (
@@ -657,11 +691,11 @@ def _reason(task: FilterTask) -> str:
 
 def _check_where(task: FilterTask) -> None:
     """Raise ConfigError unless the `where` rule can be asked of the task's samples."""
-    with sql.connect() as connection:
+    with sql.connect() as connection, _data_errors(task):
         connection.execute(f"CREATE TEMP TABLE captions (joined VARCHAR, {CAPTION} VARCHAR)")
         columns = connection.execute(f"DESCRIBE {_with_facts(task)}").fetchall()
         try:
-            connection.execute(f"DESCRIBE {_asked(task)}")
+            connection.execute(f"DESCRIBE {_asked(connection, task)}")
         except duckdb.Error as error:
             names = ", ".join(sorted({*(row[0] for row in columns), *IMAGE_FACTS} - {DROP_REASON}))
             raise ConfigError(

@@ -19,7 +19,8 @@ from prep.errors import ConfigError, SourceError, UsageError, WorkspaceError
 from prep.images.chunks import CHUNK_ROWS, NOT_FETCHED, chunk_name
 from prep.manifest import Manifest, Shard, known_shards, read_finished, read_manifest, remove_shares
 from prep.progress import Bar
-from prep.schema import IMAGE_KEY, ROW, URL
+from prep.schema import DROP_REASON, IMAGE_KEY, REASON, ROW, URL
+from prep.stages.dedup_facts import comes_first
 from prep.stages.freeing import Freeing, check_not_needed
 from prep.stages.image_tasks import (
     GONE,
@@ -89,8 +90,10 @@ def images(
     if isinstance(kind, UrlImages):
         outcome = _from_urls(workspace, dataset, options, force, dry_run)
         nothing = "its images come from addresses, so there are no archives to delete"
-        notes = [note for note in (outcome.note, nothing if options.delete_parts else "") if note]
-        return replace(outcome, note="; ".join(notes))
+        is_fetched = outcome.state not in ("waiting", "up to date")
+        notes = [outcome.note, nothing if options.delete_parts else ""]
+        notes += fetched_duplicates(workspace, dataset) if is_fetched else []
+        return replace(outcome, note="; ".join(filter(None, notes)))
     if isinstance(kind, FolderImages):
         outcome = _from_folder(workspace, dataset, kind, options, force, dry_run)
         return replace(outcome, note="nothing to delete: its images are yours") if options.delete_parts else outcome
@@ -98,6 +101,14 @@ def images(
         return _from_parts(workspace, dataset, kind, options, force, dry_run)
     note = "its samples point at their images" if isinstance(kind, GivenImages) else "has no images"
     return Outcome("images", dataset.name, "up to date", note=note)
+
+
+def fetched_duplicates(workspace: Workspace, dataset: Dataset) -> Iterator[str]:
+    """Why duplicates are among the rows that are fetched, of each table; nothing where they are not asked for."""
+    if isinstance(workspace.images(dataset), UrlImages):
+        for name in workspace.table_names:
+            if workspace.table(name)[0] == dataset and (why := comes_first(workspace, name)):
+                yield f"{name}: {why}, so its duplicates are fetched too"
 
 
 def count_images(task: ImageTask) -> dict[str, int]:
@@ -382,7 +393,7 @@ def _from_folder(
 def _from_urls(workspace: Workspace, dataset: Dataset, options: ImageOptions, force: bool, dry_run: bool) -> Outcome:
     tables = [table for table in workspace.table_names if table in dataset.tables]
     normalized = {table: read_finished(workspace.normalized(table)) for table in tables}
-    filtered = {table: read_finished(workspace.filtered(table)) for table in tables}
+    filtered = {table: workspace.read_filtered(table) for table in tables}
     if not all(normalized.values()) or not (options.all_rows or all(filtered.values())):
         return Outcome("images", dataset.name, "waiting", note="normalize and filter first")
     index = read_finished(workspace.index(dataset.name))
@@ -458,7 +469,7 @@ def _wanted_rows(workspace: Workspace, table: str, shard: str, all_rows: bool) -
     dropped = sql.completed(workspace.dropped(table) / shard, workspace.normalized(table) / shard, ROW)
     return (
         f"(SELECT {columns} FROM {sql.parquet_files([workspace.filtered(table) / shard])} UNION ALL "
-        f"SELECT {columns} FROM {dropped} WHERE starts_with(reason, 'image_'))"
+        f"SELECT {columns} FROM {dropped} WHERE starts_with({REASON}, 'image_') AND {DROP_REASON} IS NULL)"
     )
 
 

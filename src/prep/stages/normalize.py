@@ -187,6 +187,7 @@ def _matching_parts(parts: tuple[Shard, ...], table: Table, name: str) -> list[S
 def make_samples(task: NormalizeTask) -> None:
     """Write the samples of one part."""
     with sql.connect(task.output, task.memory) as connection, open_records_of(task, connection):
+        sql.confine(connection, [task.part, task.output.parent, *_named_files(task.table)])
         query = samples_query(connection, task)
         if _has_window(task.table):  # such a function leaves the rows in an order of its own
             query = f"{query} ORDER BY {ROW}"
@@ -199,6 +200,11 @@ def _has_window(table: Table) -> bool:
 
 def _expressions(table: Table) -> list[str]:
     return [*table.select.values(), *table.extra.values(), *table.drop.values(), *table.image_keys.values()]
+
+
+def _named_files(table: Table) -> list[Path]:
+    """Parquet files that the table's SQL names in full, to join them; nobody's password stands in such a file."""
+    return [Path(name) for text in _expressions(table) for name in re.findall(r"'([^']+\.parquet)'", text)]
 
 
 def count_values(task: NormalizeTask) -> dict[str, int]:
@@ -263,18 +269,18 @@ def samples_query(connection: duckdb.DuckDBPyConnection, task: NormalizeTask) ->
         connection.execute(macro)
     records = _numbered_records(connection, task)
     published = _published(task)
-    listed = ", ".join(f"({expression}) AS {sql.name(name)}" for name, expression in published.items())
+    listed = ", ".join(f"({expression}\n) AS {sql.name(name)}" for name, expression in published.items())
     described = connection.execute(f"DESCRIBE SELECT {listed} FROM {records}").fetchall()
     types = {row[0]: row[1].strip('"') for row in described}
 
-    declared = [f"WHEN ({predicate}) THEN {sql.text(reason)}" for reason, predicate in task.table.drop.items()]
+    declared = [f"WHEN ({predicate}\n) THEN {sql.text(reason)}" for reason, predicate in task.table.drop.items()]
     own = f"{DROP_REASON}, " if task.table.records.gives_reasons else ""
     reasons = f"coalesce({own}{_case(declared)}) AS _declared"
     # NaN is how some publishers write null.
     read = ", ".join(
-        f"nullif(({expression}), 'nan') AS {sql.name(name)}"
+        f"nullif(({expression}\n), 'nan') AS {sql.name(name)}"
         if types[name] in ("FLOAT", "DOUBLE")
-        else f"({expression}) AS {sql.name(name)}"
+        else f"({expression}\n) AS {sql.name(name)}"
         for name, expression in published.items()
     )
     raw = f"SELECT _part || '#' || _row AS {KEY}, _row AS {ROW}, {reasons}, {read} FROM {records}"

@@ -126,8 +126,8 @@ def _tasks(
     """
     if error := refusal(workspace, name, info, scale, all_rows=all_rows):
         raise error
-    normalized, filtered = read_finished(workspace.normalized(name)), read_finished(workspace.filtered(name))
-    if normalized is None or filtered is None or len(normalized.shards) != len(filtered.shards):
+    normalized, filtered = read_finished(workspace.normalized(name)), workspace.read_filtered(name)
+    if normalized is None or filtered is None:
         return Outcome("score", name, "waiting", note="filter first")
     if not filtered.facts["has_images"]:
         return Outcome("score", name, "waiting", note="images first, then filter")

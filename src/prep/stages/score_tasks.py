@@ -351,9 +351,10 @@ def finish(workspace: Workspace, name: str, info: ScorerInfo, outputs: Sequence[
     if not share().is_whole:
         of = fingerprint([shard.sha256 for shard in _filtered_shards(workspace, name)])
         write_share(folder, share(), Manifest("score", shards, {**facts, "of": of, "passports": passports}))
-        shares = [other for other in read_shares(folder, share().world_size) if other.facts["of"] == of]
+        handed_in = read_shares(folder, share().world_size)
+        shares = [other for other in handed_in if other.facts["of"] == of]
         if len(shares) < share().world_size:
-            note = f"{info.name}; {others_missing(folder)}"
+            note = f"{info.name}; {others_missing(len(handed_in), len(shares))}"
             return Outcome("score", name, "partly", made, len(own), note=note)
         place = {path.name: number for number, path in enumerate(outputs)}
         shards = tuple(sorted((shard for other in shares for shard in other.shards), key=lambda s: place[s.name]))

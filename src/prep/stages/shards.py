@@ -6,6 +6,7 @@ from the shards alone, and a shard made from other inputs is never mistaken for 
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from prep import sql
-from prep.engine import cluster, run_tasks, share
+from prep.engine import RANKS_FILES, cluster, run_tasks, share
 from prep.files import hash_file
 from prep.manifest import (
     SHARES,
@@ -33,6 +34,7 @@ from prep.manifest import (
 from prep.progress import Bar, bar
 from prep.workspace import Workspace
 
+SPILLS = ".*.spill"  # folders of what did not fit into memory
 State = Literal["done", "up to date", "waiting", "planned", "partly"]
 
 
@@ -54,6 +56,10 @@ class ShardTask(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Name of everything the shard is made from."""
+
+    def passed(self) -> str:
+        """Name of the rows that a question let pass, of a finished shard; empty without one."""
+        return ""
 
 
 def share_memory(workspace: Workspace, tasks: int, memory: int | None = None) -> tuple[int, int | None]:
@@ -175,8 +181,8 @@ def build_shards(
             on_made(by_name[shard.name])
     made = Manifest(stage, tuple(fresh[task.outputs[-1].name] for task in own), facts)
     whole = made if share().is_whole else _hand_in(folder, made, tasks)
-    if whole is None:
-        return Outcome(stage, name, "partly", len(missing), len(own), note=others_missing(folder))
+    if isinstance(whole, str):
+        return Outcome(stage, name, "partly", len(missing), len(own), note=whole)
     on_whole()
     _remove_strays({output for task in tasks for output in task.outputs})
     write_manifest(folder, whole)
@@ -194,27 +200,34 @@ def _is_of(manifest: Manifest, tasks: Sequence[TaskT]) -> bool:
     )
 
 
-def _hand_in(folder: Path, made: Manifest, tasks: Sequence[TaskT]) -> Manifest | None:
-    """Say that this rank's share is made, and put all shares together; None while others are not made.
+def _hand_in(folder: Path, made: Manifest, tasks: Sequence[TaskT]) -> Manifest | str:
+    """Say that this rank's share is made, and put all shares together; a note of what is missing while something is.
 
     Two ranks that end together put the same together.
     """
     write_share(folder, share(), made)
     shares = read_shares(folder, share().world_size)
-    if len(shares) < share().world_size or any(other.facts != made.facts for other in shares):
-        return None
-    known = {shard.name: shard for other in shares for shard in other.shards}
+    alike = [other for other in shares if other.facts == made.facts]
+    known = {shard.name: shard for other in alike for shard in other.shards}
     found = [(task, known.get(task.outputs[-1].name)) for task in tasks]
     shards = [_in_place(task, shard) for task, shard in found if shard is not None]
     whole = tuple(shard for shard in shards if shard is not None)
-    return Manifest(made.stage, whole, made.facts) if len(whole) == len(tasks) else None
+    if len(alike) < share().world_size or len(whole) < len(tasks):
+        return others_missing(len(shares), len(alike))
+    return Manifest(made.stage, whole, made.facts)
 
 
-def others_missing(folder: Path) -> str:
-    """How many ranks have not made their share of `folder`, as a person is told."""
-    others = share().world_size - len(read_shares(folder, share().world_size))
-    left = f"{others} other{'s have' if others > 1 else ' has'} not" if others else "what others made is not up to date"
-    return f"{share()}: its share is made; {left}"
+def others_missing(shares: int, alike: int) -> str:
+    """What other ranks have not made, as a person is told.
+
+    Args:
+        shares: how many ranks have made theirs, this one among them.
+        alike: those of them who made it by the same rules, of the same inputs.
+    """
+    others, unlike = share().world_size - shares, shares - alike
+    left = [f"{others} other{'s have' if others > 1 else ' has'} not"] if others else []
+    left += [f"what {unlike} other{'s' if unlike > 1 else ''} made is of other rules or inputs"] if unlike else []
+    return f"{share()}: its share is made; {', and '.join(left) or 'what others made is not up to date'}"
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
@@ -314,28 +327,38 @@ def _describe(task: TaskT, count: Count[TaskT] | None) -> Shard:
     rows = pq.read_metadata(path).num_rows
     counts = count(task) if count else {}
     beside = sum(output.stat().st_size for output in task.outputs[:-1])
-    return Shard(path.name, task.fingerprint, rows, path.stat().st_size, hash_file(path), counts, beside)
+    sha256, size_bytes = hash_file(path), path.stat().st_size
+    return Shard(path.name, task.fingerprint, rows, size_bytes, sha256, counts, beside, passed=task.passed())
 
 
 def fingerprint_in(path: Path) -> str | None:
     """The fingerprint a parquet file carries; None for one that is not ours or not readable."""
+    return metadata_in(path, sql.TASK_KEY)
+
+
+def metadata_in(path: Path, key: str) -> str | None:
+    """What the metadata of a parquet file says under `key`; None for one that is not readable, or does not say it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from prep.sql import TASK_KEY
 
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowException, OSError):
         return None
-    value = metadata.get(TASK_KEY.encode())
+    value = metadata.get(key.encode())
     return value.decode() if value else None
 
 
 def _remove_strays(wanted: set[Path]) -> None:
-    """Remove files of an earlier, different run: a loader of the folder would read them too."""
+    """Remove files of an earlier, different run: a loader of the folder would read them too.
+
+    And what a killed one left half made, but for that of other ranks: they may be at it.
+    """
     for folder in {path.parent for path in wanted}:
         for path in folder.glob("*"):
-            is_share = not share().is_whole and path.match(SHARES)
-            if path.is_file() and path not in wanted and not is_share:
+            if not share().is_whole and (path.match(SHARES) or path.match(RANKS_FILES)):
+                continue
+            if path.is_file() and path not in wanted:
                 path.unlink(missing_ok=True)
+            elif path.match(SPILLS) and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
