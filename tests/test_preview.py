@@ -146,6 +146,15 @@ def test_an_edit_has_its_images_side_by_side(tmp_path: Path) -> None:
     }
 
 
+def test_an_image_that_a_dropped_row_lacks_is_a_grey_one(tmp_path: Path) -> None:
+    workspace = make(tmp_path / "w", {"edits": "edit"})
+    path = picture(tmp_path / "a.png", (64, 64))
+    row = {"input_paths": [path, None], "output_paths": path, "instruction": "more", "key": "e#0"}
+    write_rows(workspace.filtered("edits"), [row])
+    [shown] = preview_table(workspace, "edits")
+    assert shown.problems == ("input_paths: an image is not there",)
+
+
 def test_many_images_stand_in_lines(tmp_path: Path) -> None:
     workspace = make(tmp_path / "w", {"talks": "conversation-images"})
     paths = [picture(tmp_path / f"{number}.png", (100, 100)) for number in range(9)]

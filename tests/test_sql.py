@@ -59,9 +59,15 @@ def test_rows_are_completed_with_what_only_the_other_file_has(tmp_path: Path) ->
         found = connection.execute(f"SELECT * FROM {sql.completed(part, whole, 'row')}")
         assert [name for name, *_ in found.description or []] == ["row", "why", "size", "caption"]
         assert found.fetchall() == [(2, "y", 70, None), (3, "x", 80, "d")]
-    whole.unlink()
-    with pytest.raises(DataError, match=r"whole\.parquet is gone"):
+    part.write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"part\.parquet cannot be read: .*"):
         sql.completed(part, whole, "row")
+    whole.unlink()
+    part.unlink()
+    for missing in (part, whole):
+        with pytest.raises(DataError, match=rf"{missing.name} is gone"):
+            sql.completed(part, whole, "row")
+        pq.write_table(pa.table({"row": [0]}), missing)
 
 
 FULL = """

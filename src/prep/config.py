@@ -113,6 +113,10 @@ Expression = Annotated[str, AfterValidator(_expression)]
 FilesFrom = Annotated[str | None, Field(min_length=1, exclude_if=lambda path: path is None)]
 
 
+def _as_text(amount: object) -> object:
+    return str(amount) if isinstance(amount, int) and not isinstance(amount, bool) else amount
+
+
 def _check_files_from(files_from: str | None, include: Iterable[str], exclude: Iterable[str] = ()) -> None:
     if files_from is not None and (tuple(include) != ("*",) or tuple(exclude)):
         raise ValueError("files_from names every file, so there is nothing to include or exclude")
@@ -752,7 +756,7 @@ class WorkspaceConfig(Model):
     images: str = "images"
     s3_endpoint: str | None = None
     workers: int | None = Field(default=None, ge=1)
-    memory: str | None = None
+    memory: Annotated[str, BeforeValidator(_as_text)] | None = None
     allow_private_hosts: bool = False
     fetch: Fetch = Fetch()
     sources: dict[str, Source] = {}

@@ -305,6 +305,9 @@ class Pictures:
             value = row.get(column.name)
             paths = value.split(";") if isinstance(value, str) and column.images == "joined" else value
             for path in [paths] if isinstance(paths, str) else paths or ():
+                if path is None:  # of a row that was dropped for it
+                    panels.append(_Panel(column.name, "an image", _grey(), problem="is not there"))
+                    continue
                 panel = self._open(column.name, self._address(row, column.name, str(path)))
                 panel.has_boxes = column.images != "joined"
                 panels.append(panel)

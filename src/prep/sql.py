@@ -128,14 +128,21 @@ def completed(path: Path, whole: Path, on: str) -> str:
         on: the column whose value names a row in both.
 
     Raises:
-        DataError: `whole` is gone.
+        DataError: one of them is gone, or damaged.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not whole.exists():
-        raise DataError(f"{whole} is gone, of which {path} names rows", "`prep run` makes it again.")
-    own = {column.lower() for column in pq.read_schema(path).names}
-    more = "".join(f", whole.{name(column)}" for column in pq.read_schema(whole).names if column.lower() not in own)
+    columns = []
+    for file in (path, whole):
+        try:
+            columns.append(pq.read_schema(file).names)
+        except FileNotFoundError as error:
+            raise DataError(f"{file} is gone", "`prep run` makes it again.") from error
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{file} cannot be read: {error}", "Remove it; `prep run` makes it again.") from error
+    own = {column.lower() for column in columns[0]}
+    more = "".join(f", whole.{name(column)}" for column in columns[1] if column.lower() not in own)
     return (
         f"(SELECT part.*{more} FROM {parquet_files([whole])} whole JOIN {parquet_files([path])} part "
         f"ON part.{name(on)} = whole.{name(on)})"

@@ -570,6 +570,8 @@ def test_memory_that_prep_yaml_gives(table: Workspace) -> None:
     workspace = Workspace(table.root)
     assert share_memory(workspace, 5) == (2, 500_000_000)
     assert share_memory(workspace, 5, 8 * 10**9) == (2, 4 * 10**9)
+    (table.root / "prep.yaml").write_text("workers: 1\nmemory: 500000000\n")
+    assert share_memory(Workspace(table.root), 5) == (1, 500_000_000)
     (table.root / "prep.yaml").write_text("memory: lots\n")
     with pytest.raises(ConfigError, match=r"'lots' is no amount of memory"):
         Workspace(table.root)
