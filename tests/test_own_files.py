@@ -406,6 +406,7 @@ def test_s3_options_are_for_s3(tmp_path: Path) -> None:
             DataError,
             "s3://pictures/refused/garbled/b.parquet cannot be read as parquet",
         ),
+        ("s3://pictures/refused/cut/", DataError, "s3://pictures/refused/cut/b.parquet cannot be read as parquet: IO"),
         ("s3://pictures/refused/empty/", DataError, "s3://pictures/refused/empty/b.parquet is empty"),
         ("s3://pictures/refused/differing/", DataError, "s3://pictures/refused/differing/b.parquet has other columns"),
         ("s3://pictures/refused/texts/a.txt", UsageError, "s3://pictures/refused/texts/a.txt is a list itself"),
@@ -433,6 +434,8 @@ def test_s3_options_are_for_s3(tmp_path: Path) -> None:
 def test_s3_that_cannot_be(data: str, kind: type[PrepError], message: str, s3: S3Server, tmp_path: Path) -> None:
     good = put(s3, "refused/differing/a.parquet", ours(1))
     put(s3, "refused/differing/b.parquet", laion(1), LAION)
+    whole = s3.path("refused/differing/b.parquet").read_bytes()
+    cut = whole[-8 - int.from_bytes(whole[-8:-4], "little") : -108]
     for name, body in {
         "texts/a.txt": b"x",
         "texts/a.csv": b"s3_path,caption",
@@ -440,6 +443,7 @@ def test_s3_that_cannot_be(data: str, kind: type[PrepError], message: str, s3: S
         "short/b.parquet": b"PAR1",
         "lying/b.parquet": b"PAR1" + b"\xff\xff\xff\x7fPAR1",
         "garbled/b.parquet": b"PAR1" + b"\xaa" * 40 + (40).to_bytes(4, "little") + b"PAR1",
+        "cut/b.parquet": b"PAR1" + cut + len(cut).to_bytes(4, "little") + b"PAR1",
         "empty/b.parquet": b"",
     }.items():
         s3.put(f"refused/{name}", body)
@@ -450,6 +454,7 @@ def test_s3_that_cannot_be(data: str, kind: type[PrepError], message: str, s3: S
     error = refused(data, S3Options(s3.endpoint), tmp_path)
     assert type(error) is kind, error
     assert error.message.startswith(message.replace("L:", f"{path}:", 1) if message.startswith("L:") else message)
+    assert "footer.parquet" not in error.message and "\n" not in error.message
 
 
 @pytest.mark.parametrize("as_list", [False, True])

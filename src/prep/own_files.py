@@ -205,13 +205,18 @@ def _columns(
             with sql.data_errors(f"{labels.get(part.url, part.url)} cannot be read as {format_}", "Mend the file."):
                 return _columns_of(connection, path, format_)
 
+        def columns_of_footer(footer: bytes, part: Part) -> dict[str, str]:
+            stub = Path(folder, "footer.parquet")
+            stub.write_bytes(_MAGIC + footer)  # whose columns are described without a look at the rows
+            try:
+                return columns_of(stub, part)
+            except DataError as error:
+                message = error.message.partition("\n")[0].replace(str(stub), part.url)
+                raise DataError(message, error.next_step) from error
+
         if isinstance(source, S3Source):
             footers = in_order(lambda part: _footer(source, part, labels.get(part.url, part.url)), parts)
-            stub = Path(folder, "footer.parquet")
-            found = []
-            for footer, part in zip(footers, parts, strict=True):
-                stub.write_bytes(_MAGIC + footer)  # whose columns are described without a look at the rows
-                found.append(columns_of(stub, part))
+            found = [columns_of_footer(footer, part) for footer, part in zip(footers, parts, strict=True)]
         else:
             found = [columns_of(Path(part.url), part) for part in parts]
     if format_ == "json":  # a key that an object lacks is null

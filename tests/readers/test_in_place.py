@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,78 @@ def test_what_cannot_be_read_in_place(
         path.write_bytes(note)
     with pytest.raises(error, match=message):
         open_object(path, source, lambda name: True)
+
+
+def write_odd(path: Path) -> None:
+    """Columns that DuckDB reads otherwise out of Arrow than out of parquet, or not at all, and one without a name."""
+    columns = {
+        "URL": pa.array(["https://example.org/1.jpg", "https://example.org/2.jpg"]),
+        "TEXT": pa.array(["a", "b"]),
+        "HEIGHT": pa.array([512, None], pa.duration("s")),
+        "WIDTH": pa.array([decimal.Decimal("512.00"), None], pa.decimal256(50, 2)),
+        "score": pa.array([5.5, None], pa.float16()),
+        "short": pa.array([decimal.Decimal("1.25"), None], pa.decimal256(20, 2)),
+        "second": pa.array([1, None], pa.timestamp("s")),
+        "pair": pa.array([[1, 2], None], pa.list_(pa.duration("us"), 2)),
+        "nested": pa.array([{"half": [1.5]}, None], pa.struct({"half": pa.list_(pa.float16())})),
+        "": pa.array([1, 2]),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def test_columns_of_odd_types_are_those_of_a_copy(s3: S3Server, tmp_path: Path) -> None:
+    write_odd(tmp_path / "a.parquet")
+    s3.put("odd/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    tables = []
+    for is_so in (False, True):
+        workspace = workspace_of(tmp_path / str(is_so), s3, "odd", in_place=is_so)
+        path = workspace.root / "datasets/own.yaml"
+        dataset = yaml.safe_load(path.read_text())
+        dataset["tables"]["own"]["extra"] = {name: name for name in ("HEIGHT", "short", "second", "pair", "nested")}
+        path.write_text(yaml.safe_dump(dataset))
+        download(workspace, workspace.datasets[0])
+        normalize(Workspace(workspace.root), "own")
+        tables.append(pq.read_table(workspace.normalized("own")))
+    assert tables[0].equals(tables[1])
+    assert tables[1].num_rows == 2
+    assert tables[1].schema.field("HEIGHT").type == pa.int64()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("text", "column 'TEXT' of {0} cannot be read: Invalid UTF8 sequence"),
+        ("page", "{0} cannot be read as parquet: Corrupt snappy compressed data"),
+    ],
+)
+def test_damage_is_told_with_the_address(damage: str, message: str, s3: S3Server, tmp_path: Path) -> None:
+    texts, numbers = [f"{'abcdefgh' * 20}{n}" for n in range(5_000)], [512] * 5_000
+    table = pa.table({"URL": texts, "TEXT": texts, "HEIGHT": numbers, "WIDTH": numbers, "score": numbers})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, store_schema=False, compression="snappy")
+    if damage == "text":
+        pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False, write_statistics=False)
+    data = (tmp_path / "a.parquet").read_bytes()
+    place = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(1).data_page_offset + 1_000
+    s3.put("damaged/a.parquet", data[:place] + b"\xff" * 20 + data[place + 20 :])
+    workspace = workspace_of(tmp_path / "w", s3, "damaged", in_place=True)
+    assert download(workspace, workspace.datasets[0]).made == 1
+    with pytest.raises(DataError) as caught:
+        normalize(Workspace(workspace.root), "own")
+    assert caught.value.message.startswith(message.format(f"s3://{s3.bucket}/damaged/a.parquet"))
+    assert not list((workspace.root / "normalized").rglob("shard-*.parquet"))
+
+
+@pytest.mark.parametrize("is_so", [False, True])
+def test_a_later_file_of_other_columns_is_named(is_so: bool, parquet: bytes, s3: S3Server, tmp_path: Path) -> None:
+    prefix = f"grows-{is_so}"
+    s3.put(f"{prefix}/a.parquet", parquet)
+    workspace = workspace_of(tmp_path / "w", s3, prefix, in_place=is_so)
+    pq.write_table(pa.table({"URL": ["u"], "caption": ["c"], "HEIGHT": [1], "WIDTH": [2]}), tmp_path / "b.parquet")
+    s3.put(f"{prefix}/b.parquet", (tmp_path / "b.parquet").read_bytes())
+    download(workspace, workspace.datasets[0])
+    with pytest.raises(DataError) as caught:
+        normalize(Workspace(workspace.root), "own")
+    assert caught.value.message.startswith(f"{workspace.root}/raw/own/b.parquet has no column 'TEXT', which the ")
 
 
 def test_a_note_is_believed_only_where_the_dataset_says_so(parquet: bytes, s3: S3Server, tmp_path: Path) -> None:

@@ -202,6 +202,15 @@ def test_a_relative_list_is_taken_from_the_workspace(tmp_path: Path) -> None:
     assert [part.path for part in local.list_parts(source, tmp_path / "raw/x", None).parts] == ["a"]
 
 
+def test_the_folder_may_be_a_link_or_hold_steps_up(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "real", "d/a\n", "d/a")
+    (tmp_path / "link").symlink_to("real")
+    for root in ("link", "link/d", "link/", "x/../real"):
+        found = listing(tmp_path / "link/list.txt", tmp_path / root)
+        name = "a" if root.endswith("d") else "d/a"
+        assert [(part.path, part.url) for part in found.parts] == [(name, str(path.resolve().parent / "d/a"))]
+
+
 def test_what_was_asked_of_a_source_without_a_list_is_what_it_always_was(tmp_path: Path) -> None:
     assert Place("x", LocalSource(kind="local", path="/data")).asked == "36e942c27423824befc1d742bb0e934d"
     assert Place("x", S3Source(kind="s3", path="s3://b/")).asked == "88deff919651c5acc7f29962f29c2144"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -245,6 +246,40 @@ def test_an_object_replaced_after_the_listing_is_not_taken_for_the_listed_one(bu
     assert not target.exists()
 
 
+def test_a_body_that_stalls_is_asked_for_again_after_growing_pauses(
+    bucket: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = source(bucket, "s3://pictures/data/a.txt")
+    (part,) = listing(given).parts
+    pauses: list[float] = []
+    bodies = iter([b"", b"", b"", b"data"] + [b""] * s3.RANGE_ATTEMPTS)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    class Stalling:
+        def get_object(self, **asked: Any) -> dict[str, Any]:
+            return {"ETag": part.version, "Body": self}
+
+        def read(self) -> bytes:
+            body = next(bodies)
+            if not body:
+                raise ReadTimeoutError(endpoint_url=bucket.endpoint)
+            return body
+
+    timeouts: list[int] = []
+
+    def make_client(endpoint: str, region: str | None, anonymous: bool, read_timeout: int) -> Stalling:
+        timeouts.append(read_timeout)
+        return Stalling()
+
+    monkeypatch.setattr(s3, "_make_client", make_client)
+    assert s3.read_range(given, part, 3, 4) == b"data"
+    assert pauses == [1, 2, 4]
+    with pytest.raises(SourceError, match=r"data/a\.txt: http.* cannot be reached: Read timeout on endpoint URL"):
+        s3.read_range(given, part, 3, 4)
+    assert pauses == [1, 2, 4, 1, 2, 4, 8]
+    assert set(timeouts) == {s3.RANGE_TIMEOUT}
+
+
 def test_a_public_bucket_is_read_without_credentials(public: World, tmp_path: Path) -> None:
     key = "coco/train2014.zip"
     published = (public.folder / "files" / key).read_bytes()
@@ -259,7 +294,7 @@ def test_a_public_bucket_is_read_without_credentials(public: World, tmp_path: Pa
 
 
 def parse_etag(world: World, key: str) -> str:
-    client = s3._make_client(world.url, None, True)
+    client = s3._make_client(world.url, None, True, s3.READ_TIMEOUT)
     return str(client.head_object(Bucket="files", Key=key)["ETag"]).strip('"')
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,8 @@ from prep import sql
 from prep.config import Records, S3Source
 from prep.datasets import SizeOf
 from prep.errors import DataError, PrepError
+
+_LACKING = r'olumn "(.+)" (?:not found in FROM|referenced that exists in the SELECT)'
 
 
 @contextmanager
@@ -32,11 +35,15 @@ def open_records(
             are needed.
 
     Raises:
-        DataError: the part is not the format it is said to be, or lacks a column (the message lists those it has).
+        DataError: the part is not the format it is said to be, or lacks a column (the message lists those it has),
+            also one that the SQL of the caller's names.
     """
     raised: list[PrepError] = []  # inside DuckDB's scan an exception would lose its type
     damaged = f"Delete {part} and run `prep download` again; if it stays so, the publisher changed its format."
     wrong_format = f"{part}: not the {records.format} it should be"
+    if in_place is not None:
+        damaged = "Remove `in_place: true` from the dataset's source; its parts are then downloaded."
+        wrong_format = f"{part}: what it stands for cannot be read in place"
     with sql.data_errors(wrong_format, damaged):
         if in_place is not None:
             from prep.readers.in_place import open_object
@@ -59,7 +66,19 @@ def open_records(
         if records.format == "csv" and isinstance(error, duckdb.InvalidInputException):  # met while it is read
             with sql.data_errors(wrong_format, damaged):
                 raise
+        _check_column(error, columns, part)
         raise
+
+
+def _check_column(error: Exception, columns: Iterable[str], part: Path) -> None:
+    """Tell of a column that the part lacks, where that is what DuckDB says, which speaks of its own query."""
+    named = isinstance(error, duckdb.BinderException) and re.search(_LACKING, str(error))
+    if named and named[1].replace('""', '"').lower() not in {column.lower() for column in columns}:
+        found = ", ".join(columns)
+        raise DataError(
+            f"{part} has no column {named[1]!r}, which the dataset's YAML names; those read of it: {found}",
+            "Mend the dataset's YAML; or make a dataset of its own of files that have other columns.",
+        ) from error
 
 
 def _canonical(records: Records, columns: list[str], part: Path) -> list[str]:
@@ -78,7 +97,7 @@ def _canonical(records: Records, columns: list[str], part: Path) -> list[str]:
                 "Write the column's name here into the dataset's YAML, under records.columns.",
             )
     taken = {expression.strip('"').lower() for expression in chosen.values()} | {name.lower() for name in chosen}
-    own = [sql.name(column) for column in columns if column.lower() not in taken]
+    own = [sql.name(column) for column in columns if column and column.lower() not in taken]  # SQL cannot say ""
     return [f"{expression} AS {sql.name(name)}" for name, expression in chosen.items()] + own
 
 

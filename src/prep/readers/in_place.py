@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from prep.sources import Part, s3
 BATCH_ROWS = 8_192
 RANGE_BYTES = 8 << 20  # asked for at once, of each column
 TEXT_BYTES = 1 << 16  # of the file in `raw/` that stands for an object
+MAX_DIGITS = 38  # of DuckDB's decimals
 
 
 def open_object(
@@ -32,7 +33,8 @@ def open_object(
     Raises:
         SourceError: the object is gone, was replaced since `prep download` looked at it, or may not be read; also
             while its rows are read.
-        DataError: it is no parquet, has two columns of one name, or the file does not name an object.
+        DataError: it is no parquet, has two columns of one name, or the file does not name an object; while its rows
+            are read, that they are damaged or a text is not UTF-8.
     """
     found = _read_note(part)
     with _as_data_error(found.url):
@@ -46,21 +48,55 @@ def open_object(
                 "Rename one; or remove `in_place: true` from the dataset's source.",
             )
         columns = [name for name in names if is_needed(name)] or names[:1]
-        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
-    return schema, _batches(file, columns, found.url)
+        fields = [file.schema_arrow.field(name) for name in columns]
+        schema = pa.schema([field.with_type(_type_of_a_copy(field.type)) for field in fields])
+    return schema, _batches(file, schema, found.url)
 
 
-def _batches(file: pq.ParquetFile, columns: Collection[str], url: str) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, schema: pa.Schema, url: str) -> Iterator[pa.RecordBatch]:
     with _as_data_error(url):
         for group in range(file.num_row_groups):  # one by one: what was read of a group is kept until its end
-            yield from file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[*columns], use_threads=False)
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=schema.names, use_threads=False):
+                columns = [_checked(batch.column(field.name), field, url) for field in schema]
+                yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _checked(column: pa.Array, field: pa.Field, url: str) -> pa.Array:
+    """A column as a copy would give it: DuckDB looks whether text of a file is UTF-8, but believes it of Arrow's."""
+    try:
+        column.validate(full=True)
+        return column if column.type == field.type else column.cast(field.type)
+    except pa.ArrowException as error:
+        raise DataError(f"column {field.name!r} of {url} cannot be read: {error}", "Write it again.") from error
+
+
+def _type_of_a_copy(type_: pa.DataType) -> pa.DataType:
+    """What DuckDB makes of a column in a parquet file, where of Arrow's it makes something else or nothing.
+
+    Durations are whole numbers there, halves are floats, and what is too long for a decimal is a double.
+    """
+    if pa.types.is_duration(type_):
+        return pa.int64()
+    if pa.types.is_float16(type_):
+        return pa.float32()
+    if pa.types.is_decimal256(type_):
+        return pa.decimal128(type_.precision, type_.scale) if type_.precision <= MAX_DIGITS else pa.float64()
+    if pa.types.is_timestamp(type_) and type_.unit != "ns":
+        return pa.timestamp("us", type_.tz)
+    if pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_):
+        return pa.list_(type_.value_field.with_type(_type_of_a_copy(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_type_of_a_copy(field.type)) for field in type_])
+    return type_
 
 
 @contextmanager
 def _as_data_error(url: str) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the machine; damaged bytes have no number
+            raise
         raise DataError(f"{url} cannot be read as parquet: {error}", "Write it again.") from error
 
 

@@ -129,13 +129,13 @@ def list_named(path: Path, root: str, part_of: Callable[[str, str], Part]) -> Li
     """The parts that the list at `path` names.
 
     Args:
-        root: folder or prefix that parts are named from.
+        root: folder or prefix that parts are named from; a folder may be, or lie below, a link.
         part_of: gives an address and a name as a part.
 
     Raises:
         SourceError: as `read_list`; with the line, a file that is not below `root`, or what `part_of` raises.
     """
-    root = root.rstrip("/") + "/"
+    root = (root if is_on_s3(root) else os.path.realpath(root)).rstrip("/") + "/"
 
     def find(listed: Listed) -> Part:
         if not listed.address.startswith(root):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,6 +51,8 @@ from prep.sources.paths import checked
 from prep.sources.transfer import Refused, Session
 
 SIGNED_SECONDS = 3600
+READ_TIMEOUT = 60  # seconds without a byte
+RANGE_TIMEOUT = 20  # the same for some bytes of an object, which no service has to look for
 RANGE_ATTEMPTS = 5
 _NOT_LOGGED_IN = (ProfileNotFound, PartialCredentialsError, CredentialRetrievalError, SSOError, TokenRetrievalError)
 _DENIED = {"403", "AccessDenied", "AllAccessDisabled", "AccessForbidden"}
@@ -116,7 +119,7 @@ def read_range(source: S3Source, part: Part, start: int, length: int) -> bytes:
     wanted = f"bytes={start}-{start + length - 1}"
     for attempt in range(RANGE_ATTEMPTS):  # the client itself tries again only before the first byte
         with _explained(source, part.url):
-            answer = _client(source).get_object(Bucket=bucket, Key=key, Range=wanted)
+            answer = _client(source, RANGE_TIMEOUT).get_object(Bucket=bucket, Key=key, Range=wanted)
             if _etag(answer) != part.version:
                 raise _replaced(part)
             try:
@@ -124,6 +127,7 @@ def read_range(source: S3Source, part: Part, start: int, length: int) -> bytes:
             except (HTTPClientError, IncompleteReadError):
                 if attempt == RANGE_ATTEMPTS - 1:
                     raise
+                time.sleep(2**attempt)
                 continue
             if len(data) != length:
                 raise ValueError(f"{len(data)} bytes came of the {length} that were asked for")
@@ -199,17 +203,17 @@ def _place(path: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _client(source: S3Source) -> Any:
-    return _make_client(source.endpoint, source.region, source.anonymous)
+def _client(source: S3Source, read_timeout: int = READ_TIMEOUT) -> Any:
+    return _make_client(source.endpoint, source.region, source.anonymous, read_timeout)
 
 
 @cache
-def _make_client(endpoint: str | None, region: str | None, anonymous: bool) -> Any:
+def _make_client(endpoint: str | None, region: str | None, anonymous: bool, read_timeout: int) -> Any:
     """A client, which takes long to make and may be used by many threads."""
     config = Config(
         signature_version=UNSIGNED if anonymous else "s3v4",
         connect_timeout=15,
-        read_timeout=60,
+        read_timeout=read_timeout,
         retries={"mode": "standard", "max_attempts": 5},
         response_checksum_validation="when_required",  # or every address asks for checksums, which few services know
     )
