@@ -60,7 +60,9 @@ Compared = Mapping[str, Mapping[str, int]]  # what is under --against -> its `ro
 
 PARTITION_ROWS = 2_000_000  # in memory at once, some 300 MB with what sorting takes
 FACT_ROWS = 100_000  # of the facts of a shard, put into words at once
-JOIN_MEMORY = 800_000_000  # bytes in which near pairs are joined, whatever is free: the rest is spilled
+JOIN_MEMORY = (
+    500_000_000  # bytes in which rows are joined with hashes, or pairs with rows, whatever is free: the rest is spilled
+)
 
 
 @dataclass(frozen=True)
@@ -302,9 +304,10 @@ def _look(
     if (folder / DONE).exists():
         return
     workers, memory = sql.share_memory(workspace.workers, workspace.memory)
+    joining = min(memory, JOIN_MEMORY)
     keys = folder / "keys"
     shards = [
-        KeyTask(source, key, asked["keep"], asked["within"], tuple(earlier), memory, keys / str(source.number))
+        KeyTask(source, key, asked["keep"], asked["within"], tuple(earlier), joining, keys / str(source.number))
         for source in sources
         if key in source.keys
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BITS = 64
-SORTED_AT_ONCE = 8_000_000  # hashes compared in memory at once
+SORTED_AT_ONCE = 4_000_000  # hashes compared in memory at once
 SORTING = 40  # comparisons that take as long as sorting one hash in
 MOST_BANDS = 8  # more than the distance
 BATCH_ROWS = 65_536
