@@ -1,6 +1,6 @@
 """How fast `prep dedup` is and what memory it takes, and how many near duplicates it finds.
 
-python benchmarks/dedup.py [--rows 20000000] [--quick] [--folder FOLDER]
+python benchmarks/dedup.py [--rows 100000000] [--quick] [--folder FOLDER]
 
 A table of addresses with COYO's columns is made as `prep filter` would leave it: of its rows a quarter has the address
 of another, and a tenth a perceptual hash at most 2 bits from another's. Whole processes are measured: the memory is
@@ -35,7 +35,7 @@ from prep.files import hash_file
 from prep.images.phash import phash
 from prep.manifest import Manifest, Shard, write_manifest
 
-ROWS, PARTS = 20_000_000, 8
+ROWS, PARTS = 100_000_000, 8
 PICTURES = 1_000
 MAX_MEMORY_MB = 2_000
 RESULT = Path(__file__).parent / "results" / "dedup.md"
