@@ -133,6 +133,7 @@ class _Object(io.RawIOBase):
         return self._place
 
     def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, all that are left by default; an object that was replaced meanwhile is a SourceError."""
         left = max(0, (self._part.size_bytes or 0) - self._place)
         length = left if size is None or size < 0 else min(size, left)
         if not length:

@@ -192,6 +192,7 @@ def _facts(
     tasks = _fact_tasks(workspace, asked, sources, inputs, work)
 
     def build(compared: Compared, *, force: bool, dry_run: bool = False) -> list[Outcome]:
+        """The facts of each table; a dry run only says whether they are up to date."""
         facts = {"asked": asked, "pool": pool, **({"compared": compared} if asked["against"] else {})}
         return [
             build_shards(

@@ -200,13 +200,11 @@ def filter_table(
     passed = [known[task.output.name].passed if task.output.name in known else task.passed() for task in tasks]
     duplicates, dedup, dedup_note = find_duplicates(workspace, name, row_names(judged, passed))
     tasks = [replace(task, duplicates=duplicates.get(task.output.name)) for task in tasks]
-    sample: Mapping[str, Any] | Outcome = {}
-    if applied.sample is not None:
-        sample = _bound(workspace, name, tasks, applied, workers, force=force, dry_run=dry_run)
-        if isinstance(sample, Outcome):
-            return sample
-        below = int(sample["below"])
-        tasks = [replace(task, below=None if below >= ALL else below) for task in tasks]
+    sample = _bound(workspace, name, tasks, applied, workers, force=force, dry_run=dry_run)
+    if isinstance(sample, Outcome):
+        return sample
+    below = int(sample.get("below", ALL))
+    tasks = [replace(task, below=None if below >= ALL else below) for task in tasks]
     outcome = build_shards(
         "filter",
         name,
@@ -216,13 +214,8 @@ def filter_table(
         count_reasons,
         facts={
             "dataset": dataset.name,
-            "kind": table.kind,
-            "columns": list(columns),
-            "rules": applied.model_dump(mode="json", exclude_none=True),
             "has_images": _kind_of_images(next(iter(images_of.values()))) == "given" or indexes[0] is not None,
-            "rows_in": normalized.rows,
-            "samples": name_of_samples(normalized),
-            **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
+            **_facts(table, normalized, columns, applied, scores),
             **dedup,
             **({"sample": sample} if sample else {}),
             **({"judged": judged} if dedup or sample else {}),
@@ -237,6 +230,20 @@ def filter_table(
         dedup_note = ASK_AGAIN  # `where` let other rows pass than those that were looked at
     score_notes += _unscored(workspace.filtered(name), outcome.manifest, scores)
     return replace(outcome, note="; ".join(filter(None, [outcome.note, *notes, *score_notes, dedup_note])))
+
+
+def _facts(
+    table: Table, normalized: Manifest, columns: Sequence[str], rules: Rules, scores: Sequence[ScoreColumn]
+) -> dict[str, Any]:
+    """What the manifest says of how the table was filtered, but for its images, duplicates and sample."""
+    return {
+        "kind": table.kind,
+        "columns": list(columns),
+        "rules": rules.model_dump(mode="json", exclude_none=True),
+        "rows_in": normalized.rows,
+        "samples": name_of_samples(normalized),
+        **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
+    }
 
 
 def _comes_first(
@@ -279,13 +286,15 @@ def _bound(
     force: bool,
     dry_run: bool,
 ) -> dict[str, str] | Outcome:
-    """The bound of a sample's hashes, and for a number of rows the name of what it was found in.
+    """The bound of a sample's hashes, and for a number of rows the name of what it was found in; empty without one.
 
     For a number the hashes of every shard are gathered first; the outcome of that where it is not finished.
     """
-    wanted = rows_wanted(rules.sample or "")
+    if rules.sample is None:
+        return {}
+    wanted = rows_wanted(rules.sample)
     if wanted is None:
-        return {"below": str(bound_of_share(rules.sample or ""))}
+        return {"below": str(bound_of_share(rules.sample))}
     folder = workspace.sampled(name)
     gather = [HashTask(task, rules.seed or 0, wanted, folder / task.output.name) for task in tasks]
     facts = {"sample": wanted, "seed": rules.seed or 0}
