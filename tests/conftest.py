@@ -13,6 +13,7 @@ from prep.publishers import World
 from prep.publishers.drive import SCAN_LIMIT
 from prep.publishers.hub import WINDOW_SECONDS
 from s3_server import S3Server, find_rclone, serve_s3
+from worlds import make_workspace, prep
 
 # A busy machine is no reason to fail; and what CI tries it tries again, so that a failure there can be repeated.
 settings.register_profile(
@@ -86,3 +87,13 @@ def s3(running_s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     }.items():
         monkeypatch.setenv(name, value)
     return running_s3
+
+
+@pytest.fixture(scope="module")
+def stored(running_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with images out of archives, and a lock of it; for tests that copy it before they change it."""
+    recipe = {"name": "x", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
+    root = make_workspace(tmp_path_factory.mktemp("stored") / "w", recipe, running_world)
+    done = prep(root, "run", world=running_world)
+    assert done.returncode == 0, done.stderr
+    return root

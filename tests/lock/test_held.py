@@ -24,7 +24,7 @@ from prep.stages.normalize import normalize
 from prep.workspace import LOCK_NAME, Workspace
 from s3_server import S3Server
 from test_ranks import by_ranks
-from worlds import make_workspace, prep, snapshot
+from worlds import make_workspace, snapshot
 
 OTHERS: Rows = [("a carp", 5.5), ("a hare", 6.5)]
 
@@ -158,16 +158,6 @@ def test_a_source_that_differs_is_told_by_what_is_asked_of_it(tmp_path: Path) ->
         assert len(found) == 1 and (line is None or found == [line])
         assert found[0] in refused(workspace)
     assert "asked another" not in found[0]
-
-
-@pytest.fixture(scope="module")
-def stored(running_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with images out of archives, and a lock of it."""
-    recipe = {"name": "x", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
-    root = make_workspace(tmp_path_factory.mktemp("stored") / "w", recipe, running_world)
-    done = prep(root, "run", world=running_world)
-    assert done.returncode == 0, done.stderr
-    return root
 
 
 def test_another_place_for_images_is_refused(stored: Path, tmp_path: Path) -> None:

@@ -13,19 +13,8 @@ import pytest
 from lock_worlds import make, run
 from prep.cli.lock_report import check_lock
 from prep.errors import DataError
-from prep.publishers import World
 from prep.workspace import Workspace
-from worlds import make_workspace, prep, snapshot
-
-
-@pytest.fixture(scope="module")
-def stored(running_world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with images out of archives, and a lock of it."""
-    recipe = {"name": "x", "entries": [{"table": "blip3o-60k", "min_size": 512}]}
-    root = make_workspace(tmp_path_factory.mktemp("stored") / "w", recipe, running_world)
-    done = prep(root, "run", world=running_world)
-    assert done.returncode == 0, done.stderr
-    return root
+from worlds import prep, snapshot
 
 
 @pytest.fixture
