@@ -205,6 +205,7 @@ def filter_table(
         return sample
     below = int(sample.get("below", ALL))
     tasks = [replace(task, below=None if below >= ALL else below) for task in tasks]
+    has_images = _kind_of_images(next(iter(images_of.values()))) == "given" or indexes[0] is not None
     outcome = build_shards(
         "filter",
         name,
@@ -214,8 +215,7 @@ def filter_table(
         count_reasons,
         facts={
             "dataset": dataset.name,
-            "has_images": _kind_of_images(next(iter(images_of.values()))) == "given" or indexes[0] is not None,
-            **_facts(table, normalized, columns, applied, scores),
+            **_facts(table, normalized, columns, applied, scores, has_images),
             **dedup,
             **({"sample": sample} if sample else {}),
             **({"judged": judged} if dedup or sample else {}),
@@ -233,13 +233,19 @@ def filter_table(
 
 
 def _facts(
-    table: Table, normalized: Manifest, columns: Sequence[str], rules: Rules, scores: Sequence[ScoreColumn]
+    table: Table,
+    normalized: Manifest,
+    columns: Sequence[str],
+    rules: Rules,
+    scores: Sequence[ScoreColumn],
+    has_images: bool,
 ) -> dict[str, Any]:
-    """What the manifest says of how the table was filtered, but for its images, duplicates and sample."""
+    """What the manifest says of how the table was filtered, but for duplicates and sample."""
     return {
         "kind": table.kind,
         "columns": list(columns),
         "rules": rules.model_dump(mode="json", exclude_none=True),
+        "has_images": has_images,
         "rows_in": normalized.rows,
         "samples": name_of_samples(normalized),
         **({"scores": {column.name: column.facts for column in scores}} if scores else {}),
